@@ -1,0 +1,1 @@
+"""The multimodal model: projector, splicing, label masking, the two training stages, generation."""

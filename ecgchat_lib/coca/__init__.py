@@ -1,0 +1,1 @@
+"""ECG-CoCa: ECG encoder, report encoder, caption decoder, losses, training and checkpoints."""

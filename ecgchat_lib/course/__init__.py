@@ -1,0 +1,1 @@
+"""The machinery of the notebooks: parameters, profiles, figures, exercises, building and running."""

@@ -1,0 +1,1 @@
+"""The checks of every exercise, one module a notebook, each with wrong answers that must fail."""

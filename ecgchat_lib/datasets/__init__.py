@@ -1,0 +1,1 @@
+"""Many recordings: one manifest from each dataset, synthetic ECGs, reports and labels."""

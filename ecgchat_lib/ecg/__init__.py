@@ -1,0 +1,1 @@
+"""One recording: read, write, filter, measure, judge its quality, draw it on ECG paper."""

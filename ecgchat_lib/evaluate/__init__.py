@@ -1,0 +1,1 @@
+"""Retrieval, zero-shot, probe and text metrics, each with its interval."""

@@ -1,0 +1,1 @@
+"""ECG-Instruct: conversations built from reports, statements and measurements."""

@@ -1,0 +1,1 @@
+"""What is known of ECGs: normal limits with their sources."""

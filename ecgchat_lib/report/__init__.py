@@ -1,0 +1,1 @@
+"""From a recording to a one-page report: sections, LaTeX, PDF."""
