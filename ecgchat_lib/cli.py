@@ -197,7 +197,7 @@ def report(
 def main() -> None:
     """Run the command; turn every error that a user can mend into one line and its exit code."""
     try:
-        app()
+        app(prog_name="ecgchat")
     except EcgChatError as error:
         _complain(error)
         sys.exit(error.exit_code)

@@ -115,6 +115,12 @@ def empty(folder):
     return folder / "r"
 
 
+def all_nan(folder):
+    record = write(folder, real_signal())
+    record.with_suffix(".dat").write_bytes(b"\x00\x80" * 12 * 5000)  # -32768 is how format 16 says "no value"
+    return record
+
+
 def no_signal(folder):
     (folder / "r.hea").write_text("r 0 500 0\n")
     return folder / "r"
@@ -125,7 +131,7 @@ BAD = {
     "a folder": lambda folder: folder,
     "fewer leads": lambda folder: write(folder, real_signal()[:, :8], LEADS[:8]),
     "no signal": no_signal,
-    "all NaN": lambda folder: write(folder, np.full((5000, 12), np.nan)),
+    "all NaN": all_nan,
     "truncated": truncated,
     "a header that lies": lying,
     "a file elsewhere": elsewhere,

@@ -11,9 +11,10 @@ import re
 LEADS: tuple[str, ...] = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 """The order of the leads in every array of the course."""
 
-_PREFIXES = re.compile(r"^(MDC_?ECG_?LEAD|(E[CK]G|LEAD|ABL(EITUNG)?|DERIVATION)(?=[\s_.:-]|I|V|AV|\d))[\s_.:-]*")
-_SUFFIXES = re.compile(r"[\s_.:-]+(E[CK]G|LEAD)$")
-_DIGITS = {"1": "I", "2": "II", "3": "III", "DI": "I", "DII": "II", "DIII": "III", "D1": "I", "D2": "II", "D3": "III"}
+_PREFIX = re.compile(r"^(MDC_ECG_LEAD_|((E[CK]G|LEAD|ABLEITUNG)[\s_.:-]*)+)(?=[\dADIV])")
+_SUFFIX = re.compile(r"[\s_.:-]+(E[CK]G|LEAD)$")
+_NUMBERED = {"1": "I", "2": "II", "3": "III"}
+_ROMANCE = {"DI": "I", "DII": "II", "DIII": "III", "D1": "I", "D2": "II", "D3": "III"}
 _BY_KEY = {lead.upper(): lead for lead in LEADS}
 
 
@@ -31,11 +32,8 @@ def canonical_lead(name: str) -> str | None:
         One of `LEADS`, or None.
     """
     key = name.strip().upper()
-    stripped = _PREFIXES.sub("", key, count=1)
-    stripped = _SUFFIXES.sub("", stripped)
-    compact = re.sub(r"(?<=[A-Z])[\s_](?=[A-Z\d])", "", stripped)
-    if stripped != key:  # "Lead 2" is a lead; a bare "2" is a channel number
-        compact = _DIGITS.get(compact, compact)
-    elif compact.startswith("D"):
-        compact = _DIGITS.get(compact, compact)
-    return _BY_KEY.get(compact)
+    bare = _SUFFIX.sub("", _PREFIX.sub("", key))
+    bare = re.sub(r"^(A)?[\s_]?(V)[\s_]?([RLF1-6])$", lambda m: "".join(m.groups(default="")), bare)
+    if bare != key:  # "Lead 2" is a lead; a bare "2" is a channel number
+        bare = _NUMBERED.get(bare, bare)
+    return _BY_KEY.get(_ROMANCE.get(bare, bare))

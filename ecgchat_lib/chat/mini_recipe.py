@@ -1,0 +1,399 @@
+"""The recipe of the mini chat model that the course ships: material, training in two stages, and its figures.
+
+`python -m ecgchat_lib.chat.mini_recipe --out FOLDER` reads the real recordings in the folder named by ECGCHAT_REAL_DATA
+and the mini ECG-CoCa, trains, evaluates on fold 9 and on the ten real sample recordings, and writes a chat folder with
+its card and results. It isn't the paper's recipe, which has a model a hundred times larger and GPT-written
+conversations. Taught in: 12 §5.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import lzma
+import os
+import platform
+import tarfile
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from ecgchat_lib.chat.checkpoint import save_chat
+from ecgchat_lib.chat.evaluation import evaluate_answers, summarize
+from ecgchat_lib.chat.language_model import LanguageModel, load_language_model
+from ecgchat_lib.chat.model import EcgChat
+from ecgchat_lib.chat.projector import Projector
+from ecgchat_lib.chat.template import Encoded, encode, get_template, pack
+from ecgchat_lib.chat.train import Example, TrainConfig, add_lora, train_chat, train_projector, warm_start
+from ecgchat_lib.coca.checkpoint import MINI_FOLDER as ENCODER_FOLDER
+from ecgchat_lib.coca.checkpoint import WEIGHTS, load_coca, read_manifest
+from ecgchat_lib.coca.embed import encoder_tokens
+from ecgchat_lib.coca.model import EcgCoca
+from ecgchat_lib.coca.preprocess import front_end, recording_windows
+from ecgchat_lib.datasets.cpsc2018 import load_real_sample
+from ecgchat_lib.datasets.manifest import Manifest, make_manifest
+from ecgchat_lib.datasets.synthetic import synthesize
+from ecgchat_lib.ecg.measure import Measurements, measure
+from ecgchat_lib.ecg.recording import Recording, read_recording
+from ecgchat_lib.errors import MissingPartError
+from ecgchat_lib.evaluate.mini_recipe import read_real
+from ecgchat_lib.instruct.build import Turn, finding_weights, questions_about
+from ecgchat_lib.instruct.facts import check_facts
+from ecgchat_lib.instruct.findings import FINDINGS, presence
+from ecgchat_lib.instruct.wording import measured_line
+from ecgchat_lib.paths import data_folder
+
+Z_SCORE_MV = 0.15  # a lead's typical deviation; gives z-scored records a size that the measuring rules can work with
+STAGE1 = TrainConfig(steps=30, batch=1, learning_rate=1e-3)
+STAGE2 = TrainConfig(steps=260, batch=1, learning_rate=1e-3, projector_rate=3e-4)
+
+
+@dataclass(frozen=True)
+class RecipeConfig:
+    """What the results depend on.
+
+    Attributes:
+        synthetic: synthetic ECGs beside the real ones.
+        synthetic_weight: how often a synthetic ECG is drawn, compared with a real one with the same findings.
+        warm_start: steps that place the CLS token near the words of what the ECG shows, before stage 1.
+        questions: most questions in one packed tree.
+        rounds: turns of a dialogue.
+        dialogue_share: share of the sequences that are dialogues instead of trees.
+        rank: LoRA's rank.
+        stage1: settings of stage 1, the projector alone.
+        stage2: settings of stage 2, projector and LoRA.
+        generated: held-out recordings whose rhythm and rate answers are generated; the yes/no questions use all.
+        seed: of everything random.
+    """
+
+    synthetic: int = 700
+    synthetic_weight: float = 0.3
+    warm_start: int = 400
+    questions: int = 7
+    rounds: int = 5
+    dialogue_share: float = 0.15
+    rank: int = 8
+    stage1: TrainConfig = STAGE1
+    stage2: TrainConfig = STAGE2
+    generated: int = 100
+    seed: int = 7
+
+
+@dataclass
+class Material:
+    """Recordings as the recipe needs them, one row each.
+
+    Attributes:
+        manifest: real training and validation records, then synthetic ones (split "train").
+        windows: (n, 12, samples) for the encoder.
+        measurements: record name → what was measured.
+    """
+
+    manifest: Manifest
+    windows: torch.Tensor
+    measurements: dict[str, Measurements]
+
+    def rows(self, split: str) -> list[int]:
+        """Return the row numbers of one split."""
+        return [int(k) for k in np.flatnonzero(self.manifest["split"] == split)]
+
+
+def read_material(real: Path, encoder: EcgCoca, config: RecipeConfig) -> Material:
+    """Read and measure PTB-XL's folds 1–9 and make the synthetic ECGs (some minutes).
+
+    Raises:
+        MissingPartError: a file of the real data is missing.
+    """
+    manifest, windows = read_real(real / "ptbxl", encoder.config.encoder)
+    measurements = _measure_real(real / "ptbxl", manifest)
+    rows, parts, made = _synthetic(config, encoder)
+    columns = ["record", "path", "patient", "split", "report", "statements", "language"]
+    real_rows: list[dict[str, Any]] = manifest[columns].to_dict("records")  # type: ignore[assignment]
+    return Material(make_manifest(real_rows + rows), torch.cat([windows.float(), *parts]), measurements | made)
+
+
+def _measure_real(folder: Path, manifest: Manifest) -> dict[str, Measurements]:
+    """Measure each record, the raw one where there is one; axis and heights mean nothing on z-scored ones."""
+    index = pd.read_csv(folder / "index.csv")
+    index["record"] = [f"{number:05d}" for number in index["ecg_id"]]
+    index = index[index["record"].isin(set(manifest["record"]))]
+    with lzma.open(folder / "processed_125hz.npy.xz") as file:
+        differences = np.load(file)  # int16, differenced twice in time
+    measured = {}
+    with tempfile.TemporaryDirectory() as place:
+        with tarfile.open(folder / "raw_500hz_wfdb.tar.xz") as archive:
+            archive.extractall(place, filter="data")
+        base = next(Path(place).rglob("records500")).parent
+        for row in tqdm(index.to_dict("records"), desc="measuring", unit="record", disable=None):
+            if row["has_raw500"]:
+                measured[row["record"]] = measure(read_recording(base / row["raw_path"]))
+            else:
+                signal = np.cumsum(np.cumsum(differences[row["processed_row"]].astype(np.int32), -1), -1) / 500
+                recording = Recording(row["record"], (signal * Z_SCORE_MV).astype(np.float32), 125.0)
+                measured[row["record"]] = without_heights(measure(recording))
+    return measured
+
+
+def without_heights(measurements: Measurements) -> Measurements:
+    """Return measurements without what needs millivolts: the axis and the heights of P, R and T."""
+    names = ("axis_deg", "p_mv", "r_mv", "t_mv")
+    reasons = measurements.reasons | dict.fromkeys(names, "the leads were scaled one by one")
+    return replace(measurements, **dict.fromkeys(names, float("nan")), reasons=reasons)  # type: ignore[arg-type]
+
+
+def _synthetic(
+    config: RecipeConfig, encoder: EcgCoca
+) -> tuple[list[dict[str, Any]], list[torch.Tensor], dict[str, Measurements]]:
+    rows: list[dict[str, Any]] = []
+    windows, measured = [], {}
+    for number in tqdm(range(config.synthetic), desc="synthetic", unit="record", disable=None):
+        made = synthesize(config.seed * 1_000_000 + 500_000 + number)
+        name = f"synthetic-{number:05d}"
+        recording = Recording(name, made.signal, made.fs)
+        rows.append(
+            {
+                "record": name,
+                "path": name,
+                "patient": name,
+                "split": "train",
+                "report": made.report,
+                "statements": made.statements,
+                "language": "en",
+            }
+        )
+        windows.append(front_end(made.signal[None], encoder.config.encoder, fs=made.fs))
+        measured[name] = measure(recording)
+    return rows, windows, measured
+
+
+def make_examples(
+    material: Material, chat: EcgChat, rows: Sequence[int], count: int, config: RecipeConfig
+) -> list[Example]:
+    """Draw recordings and turn them into training sequences: trees of single questions, and some dialogues.
+
+    Args:
+        material: the recordings.
+        chat: for its tokenizer and template.
+        rows: the recordings to draw from.
+        count: sequences.
+        config: lengths, weights, and the seed.
+    """
+    weights = finding_weights(material.manifest.iloc[list(rows)])
+    rng = np.random.default_rng(config.seed)
+    chances = row_chances(material.manifest.iloc[list(rows)], config.synthetic_weight)
+    examples: list[Example] = []
+    for number, place in enumerate(rng.choice(len(rows), size=count, p=chances)):
+        row = rows[int(place)]
+        turns = turns_of(material, row, weights, seed=config.seed + number)
+        chosen = [turns[int(k)] for k in rng.permutation(len(turns))]
+        if rng.random() < config.dialogue_share:
+            encoded = encode_turns(material, row, [chosen[: config.rounds]], chat)
+        else:
+            encoded = encode_turns(material, row, [[turn] for turn in chosen[: config.questions]], chat)
+        examples.append(Example(encoded, row))
+    return examples
+
+
+def row_chances(manifest: Manifest, synthetic_weight: float) -> np.ndarray:
+    """Return how likely each recording is drawn: the rarer its rarest finding, the likelier (n,), sum 1.
+
+    Half of PTB-XL is normal; with a few hundred steps, drawing evenly would show most findings a handful of times.
+    """
+    names = [[f.name for f in FINDINGS if presence(f, statements)] for statements in manifest["statements"]]
+    counts = Counter(name for items in names for name in items)
+    rarity = np.array([max((counts[name] ** -0.5 for name in items), default=0.0) for items in names])
+    synthetic = manifest["record"].str.startswith("synthetic-").to_numpy()
+    chances = rarity * np.where(synthetic, synthetic_weight, 1.0)
+    return np.asarray(chances / chances.sum())
+
+
+def presence_table(manifest: Manifest) -> torch.Tensor:
+    """Return which recording has which finding, (n, findings): 1 present, 0 absent, NaN unsaid."""
+    rows = [[presence(finding, statements) for finding in FINDINGS] for statements in manifest["statements"]]
+    return torch.tensor([[float("nan") if there is None else float(there) for there in row] for row in rows])
+
+
+def turns_of(material: Material, row: int, weights: Mapping[str, float], *, seed: int) -> list[Turn]:
+    """Return the checked questions about one recording."""
+    item = material.manifest.iloc[row]
+    measured = material.measurements.get(item["record"])
+    turns = questions_about(item["record"], item["statements"], measured, weights, seed=seed)
+    for turn in turns:
+        check_facts(turn.answer, item["statements"], measured, where=f"{item['record']}, {turn.kind}")
+    return turns
+
+
+def encode_turns(material: Material, row: int, conversations: Iterable[Sequence[Turn]], chat: EcgChat) -> Encoded:
+    """Encode conversations about one recording; several are packed into a tree."""
+    measured = material.measurements.get(material.manifest.iloc[row]["record"])
+    start = f"<ecg>\n{measured_line(measured)}\n"
+    encoded = []
+    for turns in conversations:
+        pairs: list[tuple[str, str | None]] = [
+            (start + turn.question if number == 0 else turn.question, turn.answer) for number, turn in enumerate(turns)
+        ]
+        encoded.append(encode(pairs, chat.tokenizer, chat.template))
+    return encoded[0] if len(encoded) == 1 else pack(encoded)
+
+
+def build_chat(language_model: LanguageModel, width: int, seed: int) -> EcgChat:
+    """Return an untrained chat model: the language model and a fresh projector for ECG tokens of `width`."""
+    torch.manual_seed(seed)
+    embeddings = language_model.model.get_input_embeddings().weight
+    projector = Projector(width, embeddings.shape[1])
+    projector.scale_to(embeddings)
+    projector.to(embeddings.device)
+    return EcgChat(language_model.model, language_model.tokenizer, projector, get_template("smollm2"))
+
+
+def sample_material(encoder: EcgCoca) -> Material:
+    """Return the ten real sample recordings (CPSC2018), which are never trained on."""
+    manifest = load_real_sample()
+    recordings = [read_recording(path) for path in manifest["path"]]
+    measured = {name: measure(item) for name, item in zip(manifest["record"], recordings, strict=True)}
+    return Material(manifest, recording_windows(recordings, encoder.config.encoder), measured)
+
+
+def run_recipe(real: Path, out: Path, config: RecipeConfig) -> dict[str, Any]:
+    """Train, evaluate and save the mini; return the results."""
+    encoder_folder = data_folder() / ENCODER_FOLDER
+    encoder = load_coca(encoder_folder)
+    digest = read_manifest(encoder_folder)["sha256"][WEIGHTS]
+    material = read_material(real, encoder, config)
+    tokens = encoder_tokens(material.windows, encoder)
+    lm = load_language_model(quantized=False)
+    chat = build_chat(lm, encoder.config.encoder.width, config.seed)
+    rows = material.rows("train")
+    phrases = [finding.phrase for finding in FINDINGS]
+    targets = presence_table(material.manifest.iloc[rows])
+    warm = warm_start(chat, tokens[rows], targets, phrases, steps=config.warm_start, seed=config.seed)
+    needed = config.stage1.steps * config.stage1.batch + config.stage2.steps * config.stage2.batch
+    examples = make_examples(material, chat, rows, needed, config)
+    print(
+        f"{len(examples)} sequences, {sum(len(e.encoded.ids) + 100 for e in examples) / len(examples):.0f} tokens each"
+    )
+    times = {}
+    started = time.perf_counter()
+    split = config.stage1.steps * config.stage1.batch
+    stage1, stage2 = replace(config.stage1, seed=config.seed), replace(config.stage2, seed=config.seed + 1)
+    first = train_projector(chat, examples[:split], tokens, stage1, each_step=_say("stage 1"))
+    times["stage1_seconds_per_step"] = (time.perf_counter() - started) / config.stage1.steps
+    add_lora(chat, rank=config.rank, alpha=2 * config.rank, dropout=0.0, seed=config.seed)  # each is seen once
+    middle = time.perf_counter()
+    second = train_chat(chat, examples[split:], tokens, stage2, each_step=_say("stage 2"))
+    times["stage2_seconds_per_step"] = (time.perf_counter() - middle) / config.stage2.steps
+    times["training_seconds"] = time.perf_counter() - started
+    encoder_origin = {"name": ENCODER_FOLDER.name, "sha256": digest}
+    save_chat(chat, out, lm, encoder=encoder_origin, about={"recipe": _plain(config)})
+    chat.language_model = chat.language_model.merge_and_unload()
+    results = {
+        "recipe": _plain(config),
+        "encoder": encoder_origin,
+        "data": _counts(material),
+        "loss": {"warm_start": _smooth(warm), "stage1": _smooth(first), "stage2": _smooth(second)},
+        "times": times,
+        "machine": {"cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
+        **evaluate_mini(chat, encoder, material, tokens, config),
+    }
+    save_results(results)
+    return results
+
+
+def evaluate_mini(
+    chat: EcgChat, encoder: EcgCoca, material: Material, tokens: torch.Tensor, config: RecipeConfig
+) -> dict[str, Any]:
+    """Evaluate on fold 9 and on the real sample, each with its own ECG tokens and with another recording's."""
+    samples = sample_material(encoder)
+    out: dict[str, Any] = {}
+    for name, source, rows, table in (
+        ("fold9", material, material.rows("validation"), tokens),
+        ("real_sample", samples, list(range(len(samples.manifest))), encoder_tokens(samples.windows, encoder)),
+    ):
+        weights = finding_weights(source.manifest.iloc[rows])
+        asked = [turns_of(source, row, weights, seed=config.seed) for row in rows]
+        lines = [measured_line(source.measurements[r]) for r in source.manifest["record"].iloc[rows]]
+        ecg = table[rows]
+        for twin, order in (("own_ecg", np.arange(len(rows))), ("shuffled_ecg", np.roll(np.arange(len(rows)), 1))):
+            records = evaluate_answers(chat, asked, lines, ecg[order], generated=config.generated)
+            out.setdefault(name, {})[twin] = summarize(records, seed=config.seed)
+            print(name, twin, json.dumps(out[name][twin]), flush=True)
+    return out
+
+
+def save_results(results: Mapping[str, Any]) -> Path:
+    """Write data/results/ecg-chat-mini.json."""
+    path = data_folder() / "results" / "ecg-chat-mini.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def _counts(material: Material) -> dict[str, int]:
+    synthetic = material.manifest["record"].str.startswith("synthetic-")
+    train = material.manifest["split"] == "train"
+    return {
+        "real_train": int((train & ~synthetic).sum()),
+        "synthetic_train": int(synthetic.sum()),
+        "real_validation": int((material.manifest["split"] == "validation").sum()),
+    }
+
+
+def _plain(config: RecipeConfig) -> dict[str, Any]:
+    return asdict(config)
+
+
+def _smooth(losses: Sequence[float]) -> list[float]:
+    """Return the means of ten equal parts of a loss curve."""
+    return [round(float(np.mean(part)), 4) for part in np.array_split(np.asarray(losses), 10)]
+
+
+def _say(stage: str) -> Any:
+    started = time.perf_counter()
+
+    def say(step: int, loss: float) -> None:
+        if step % 10 == 0:
+            print(f"{stage} step {step} loss {loss:.3f} after {time.perf_counter() - started:.0f} s", flush=True)
+
+    return say
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the recipe from the command line.
+
+    Raises:
+        MissingPartError: ECGCHAT_REAL_DATA isn't set.
+    """
+    parser = argparse.ArgumentParser(description="Train the course's mini chat model.")
+    parser.add_argument("--out", type=Path, default=data_folder() / "weights" / "ecg-chat-mini")
+    parser.add_argument("--stage1", type=int, default=RecipeConfig.stage1.steps, help="optimizer steps of stage 1")
+    parser.add_argument("--stage2", type=int, default=RecipeConfig.stage2.steps, help="optimizer steps of stage 2")
+    parser.add_argument("--seed", type=int, default=RecipeConfig.seed)
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's own choice")
+    chosen = parser.parse_args(arguments)
+    if chosen.threads:
+        torch.set_num_threads(chosen.threads)
+    folder = os.environ.get("ECGCHAT_REAL_DATA")
+    if not folder:
+        raise MissingPartError("ECGCHAT_REAL_DATA", "not set", "Set it to the folder that holds ptbxl/")
+    config = replace(
+        RecipeConfig(),
+        stage1=replace(RecipeConfig.stage1, steps=chosen.stage1),
+        stage2=replace(RecipeConfig.stage2, steps=chosen.stage2),
+        seed=chosen.seed,
+    )
+    run_recipe(Path(folder), chosen.out, config)
+
+
+if __name__ == "__main__":
+    main()

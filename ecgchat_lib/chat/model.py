@@ -1,0 +1,208 @@
+"""The chat model: a language model that reads ECG tokens where the text says `<ecg>`.
+
+An ECG encoder gives 101 tokens, the projector turns them into vectors as wide as word embeddings, and they are spliced
+in among the words. Nothing of the language model changes. Taught in: 11 §3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ecgchat_lib.chat.projector import Projector
+from ecgchat_lib.chat.template import ECG_ID, IGNORED, Encoded, Template
+from ecgchat_lib.errors import EcgChatError, ParameterError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What goes into the language model, B sequences padded to T places.
+
+    Attributes:
+        embeddings: (B, T, hidden).
+        labels: (B, T) the token at this place if it is to be learned, else `IGNORED`.
+        mask: (B, T) bool, False on padding; or (B, 1, T, T) bool, who sees whom, if a sequence has branches.
+        positions: (B, T) for the rotary position code; padding counts as 0.
+    """
+
+    embeddings: torch.Tensor
+    labels: torch.Tensor
+    mask: torch.Tensor
+    positions: torch.Tensor
+
+
+class EcgChat(nn.Module):
+    """A language model with a projector for ECG tokens.
+
+    Args:
+        language_model: a transformers causal language model, adapted by peft or not.
+        tokenizer: its tokenizer.
+        projector: from ECG tokens to its hidden width.
+        template: the chat template it speaks.
+
+    Raises:
+        ParameterError: the projector's width isn't the language model's.
+    """
+
+    def __init__(self, language_model: Any, tokenizer: Any, projector: Projector, template: Template) -> None:
+        super().__init__()
+        self.language_model = language_model
+        self.tokenizer = tokenizer
+        self.projector = projector
+        self.template = template
+        hidden = language_model.get_input_embeddings().weight.shape[1]
+        if projector.hidden != hidden:
+            raise ParameterError(
+                f"the projector makes vectors of {projector.hidden}, but the language model's are {hidden} wide. "
+                "Use the projector that was trained for this language model."
+            )
+
+    @property
+    def device(self) -> torch.device:
+        """The device that the word embeddings are on."""
+        device: torch.device = self.language_model.get_input_embeddings().weight.device
+        return device
+
+    def splice(self, encoded: Encoded, ecg: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Put projected ECG tokens where the id `ECG_ID` stands.
+
+        Args:
+            encoded: a conversation.
+            ecg: (ecg tokens, hidden), projected.
+
+        Returns:
+            Embeddings (T, hidden), labels (T,) and branches (T,) with T = text tokens + ECG tokens.
+
+        Raises:
+            EcgChatError: there isn't exactly one place for the ECG.
+        """
+        if encoded.ids.count(ECG_ID) != 1:
+            raise EcgChatError(f"{encoded.ids.count(ECG_ID)} places for an ECG, expected 1: write <ecg> once")
+        place = encoded.ids.index(ECG_ID)
+        words = torch.tensor([*encoded.ids[:place], *encoded.ids[place + 1 :]], device=self.device)
+        text = self.language_model.get_input_embeddings()(words)
+        embeddings = torch.cat([text[:place], ecg.to(text), text[place:]])
+        branches = encoded.branches or (0,) * len(encoded.ids)
+        labels = [*encoded.labels[:place], *[IGNORED] * len(ecg), *encoded.labels[place + 1 :]]
+        spread = [*branches[:place], *[branches[place]] * len(ecg), *branches[place + 1 :]]
+        return embeddings, torch.tensor(labels, device=self.device), torch.tensor(spread, device=self.device)
+
+    def prepare(self, encoded: Sequence[Encoded], ecg: torch.Tensor, *, left: bool = False) -> Batch:
+        """Splice, pad and mask a batch.
+
+        Args:
+            encoded: B conversations.
+            ecg: (B, ecg tokens, width) from the encoder.
+            left: pad on the left, as generation needs it (the last place must be the newest word).
+
+        Raises:
+            ParameterError: there isn't one ECG per conversation, or its width isn't the projector's.
+        """
+        if len(encoded) != len(ecg):
+            raise ParameterError(f"{len(encoded)} conversations but {len(ecg)} ECGs; expected one each")
+        projected = self.projector(ecg.to(self.device, self.projector.up.weight.dtype))
+        parts = [self.splice(item, tokens) for item, tokens in zip(encoded, projected, strict=True)]
+        longest = max(len(part[1]) for part in parts)
+        rows = [_pad(*part, longest, left) for part in parts]
+        embeddings, labels, branches, real = (torch.stack(column) for column in zip(*rows, strict=True))
+        positions = _positions(branches, real)
+        mask = _tree_mask(branches, real) if any(item.branches for item in encoded) else real
+        return Batch(embeddings, labels, mask, positions)
+
+    def answer_logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the float32 logits (answers, vocabulary) that predict the learned tokens, and those tokens (answers,).
+
+        The head is applied only where a label is, which saves most of its work.
+        """
+        causal = _causal_model(self.language_model)
+        states = causal.model(
+            inputs_embeds=batch.embeddings,
+            attention_mask=batch.mask,
+            position_ids=batch.positions,
+            use_cache=False,
+        ).last_hidden_state
+        learned = batch.labels[:, 1:] != IGNORED  # place t predicts the token at t + 1
+        return causal.lm_head(states[:, :-1][learned]).float(), batch.labels[:, 1:][learned]
+
+    def forward(self, encoded: Sequence[Encoded], ecg: torch.Tensor) -> torch.Tensor:
+        """Return the mean cross entropy over the answers' tokens, in nats.
+
+        Args:
+            encoded: B conversations with answers.
+            ecg: (B, ecg tokens, width) from the encoder.
+        """
+        logits, targets = self.answer_logits(self.prepare(encoded, ecg))
+        return nn.functional.cross_entropy(logits, targets)
+
+    @torch.no_grad()
+    def generate(self, encoded: Sequence[Encoded], ecg: torch.Tensor, *, max_new_tokens: int = 64) -> list[str]:
+        """Answer open conversations, greedily: always the likeliest next token.
+
+        Args:
+            encoded: B conversations whose last answer is missing.
+            ecg: (B, ecg tokens, width) from the encoder.
+            max_new_tokens: most tokens of an answer.
+
+        Returns:
+            B answers without marks.
+        """
+        batch = self.prepare(encoded, ecg, left=True)
+        end = self.tokenizer.convert_tokens_to_ids(self.template.end)
+        was_training = self.training
+        self.eval()
+        out = self.language_model.generate(
+            inputs_embeds=batch.embeddings,
+            attention_mask=batch.mask.long(),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=end,
+            pad_token_id=end if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id,
+        )
+        self.train(was_training)
+        return [text.strip() for text in self.tokenizer.batch_decode(out, skip_special_tokens=True)]
+
+
+def _causal_model(language_model: Any) -> Any:
+    """Return the transformers model inside a peft wrapper (its layers stay adapted), or the model itself."""
+    return language_model.get_base_model() if hasattr(language_model, "get_base_model") else language_model
+
+
+def _pad(
+    embeddings: torch.Tensor, labels: torch.Tensor, branches: torch.Tensor, length: int, left: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    missing = length - len(labels)
+    ends = (missing, 0) if left else (0, missing)
+    real = torch.ones_like(labels, dtype=torch.bool)
+    pad = nn.functional.pad
+    return (
+        pad(embeddings, (0, 0, *ends)),
+        pad(labels, ends, value=IGNORED),
+        pad(branches, ends),
+        pad(real, ends, value=False),
+    )
+
+
+def _positions(branches: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """Return each token's place (B, T) in its own conversation: a branch goes on where the trunk ends."""
+    positions = torch.zeros_like(branches)
+    trunk = real & (branches == 0)
+    positions[trunk] = (trunk.cumsum(1) - 1)[trunk]
+    length = trunk.sum(1, keepdim=True)
+    for branch in range(1, int(branches.max()) + 1):
+        own = real & (branches == branch)
+        positions[own] = (length + own.cumsum(1) - 1)[own]
+    return positions
+
+
+def _tree_mask(branches: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """Return who sees whom (B, 1, T, T): earlier tokens of the trunk and of one's own branch; padding sees itself."""
+    places = branches.shape[1]
+    earlier = torch.ones(places, places, dtype=torch.bool, device=branches.device).tril()
+    same = (branches[:, None, :] == branches[:, :, None]) | (branches[:, None, :] == 0)
+    seen = earlier & same & real[:, None, :]
+    itself = torch.eye(places, dtype=torch.bool, device=branches.device)  # a row that sees nothing would become NaN
+    return (seen | itself)[:, None]

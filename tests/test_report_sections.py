@@ -1,0 +1,109 @@
+"""A report's content: six sections, nothing invented, measured and said kept apart."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from test_knowledge import measured
+
+from ecgchat_lib.ecg.quality import Quality
+from ecgchat_lib.ecg.recording import Patient, Recording
+from ecgchat_lib.report.markdown import report_markdown
+from ecgchat_lib.report.sections import NOT_RECORDED, TITLES, ModelAnswer, PatientDetails, build_report
+
+GOOD = Quality(usable=True, warnings=())
+
+
+def recording(**changes) -> Recording:
+    signal = np.zeros((12, 5000), np.float32)
+    return dataclasses.replace(Recording("R1", signal, 500.0), **changes)
+
+
+def texts(section) -> list[str]:
+    return [entry.text for entry in section.entries]
+
+
+def test_six_sections_and_nothing_invented():
+    report = build_report(recording(), measured(), GOOD)
+    assert tuple(section.title for section in report.sections) == TITLES
+    assert set(texts(report.section("Patient Information"))) == {NOT_RECORDED}
+    assert set(texts(report.section("Medical History"))) == {NOT_RECORDED}
+    assert texts(report.section("Pathological Analysis")) == ["No measurement could be compared with a limit."]
+    assert texts(report.section("Diagnosis")) == ["No diagnosis: no model was asked, and no clinician."]
+    assert not report.by_model
+    assert {item.status for item in report.flags} == {"unknown"}
+    numbers = [c for entry in (e for s in report.sections for e in s.entries) for c in entry.text if c.isdigit()]
+    assert "".join(numbers) == "12" + "100" + "500"  # 12 leads, 10.0 s, 500 Hz: no other number is known
+
+
+def test_what_the_header_says_is_used():
+    comments = ("Age: 74", "Dx: 59118001", "Rx: Aspirin", "Hx: Unknown", "Sx: chest pain: 2 h")
+    report = build_report(recording(comments=comments, patient=Patient(74.0, "male")), measured(), GOOD)
+    assert texts(report.section("Patient Information"))[2:4] == ["74 years", "male"]
+    assert texts(report.section("Medical History")) == [NOT_RECORDED, "Aspirin", "chest pain: 2 h"]
+
+
+def test_details_given_by_hand_win():
+    patient = PatientDetails(name="Ada", age=30.0, sex="female", history="none known")
+    report = build_report(recording(patient=Patient(74.0, "male")), measured(qtc_ms=455), GOOD, patient=patient)
+    assert texts(report.section("Patient Information")) == ["Ada", NOT_RECORDED, "30 years", "female", NOT_RECORDED]
+    assert {f.field: f.status for f in report.flags}["qtc_ms"] == "normal"  # it would be high in a man
+
+
+def test_findings_follow_from_the_limits():
+    report = build_report(recording(), measured(heart_rate_bpm=120, rr_ms=500, pr_ms=150), GOOD)
+    assert texts(report.section("Pathological Analysis")) == ["Heart rate 120 bpm: faster than 100 bpm (tachycardia)."]
+    assert any("outside their limits" in text for text in texts(report.section("Recommendations")))
+    normal = build_report(recording(), measured(heart_rate_bpm=70, pr_ms=150), GOOD)
+    assert texts(normal.section("Pathological Analysis")) == ["All 2 measurements with a limit lie within it."]
+
+
+def test_bad_quality_is_said_and_asks_for_another_recording():
+    report = build_report(recording(), measured(), Quality(usable=False, warnings=("lead V2 is flat",)))
+    assert "not usable" in texts(report.section("ECG Data Analysis"))[1]
+    assert "lead V2 is flat" in texts(report.section("ECG Data Analysis"))[1]
+    assert texts(report.section("Recommendations"))[0].startswith("Record the ECG again")
+
+
+def test_said_and_measured_are_kept_apart_and_contradictions_are_marked():
+    said = ModelAnswer("Diagnosis", "What is it?", "Sinus bradycardia. Take aspirin.", ("cut after 64 tokens",))
+    report = build_report(recording(), measured(heart_rate_bpm=120), GOOD, [said])
+    entries = report.section("Diagnosis").entries
+    assert [entry.origin for entry in entries] == ["model", "check", "check"]
+    assert entries[1].text == "cut after 64 tokens"
+    assert "“bradycardia”, but 120 bpm was measured" in entries[2].text
+    assert report.by_model
+    others = [entry for section in report.sections for entry in section.entries if section.title != "Diagnosis"]
+    assert not any("aspirin" in entry.text for entry in others)  # no recommendation comes from a model
+    assert {entry.origin for entry in report.section("Recommendations").entries} == {"rule"}
+
+
+def test_an_empty_answer_is_shown_as_such():
+    report = build_report(recording(), measured(), GOOD, [ModelAnswer("Diagnosis", "?", "  ")])
+    assert "answered nothing" in report.section("Diagnosis").entries[0].text
+
+
+@pytest.mark.parametrize("hostile", ["<script>alert(1)</script>", "[x](javascript:1)", "|a|b|", "a\x1b[31m"])
+def test_markdown_is_escaped(hostile):
+    report = build_report(recording(name=hostile), measured(pr_ms=250), GOOD, [ModelAnswer("Diagnosis", "?", hostile)])
+    text = report_markdown(report)
+    assert hostile not in text
+    assert "<script" not in text
+    assert "\x1b" not in text
+    assert "| PR interval | 250 ms | 120 to 200 | high |" in text
+    for title in TITLES:
+        assert f"{title}\n" in text
+
+
+def test_markdown_keeps_plain_words_readable():
+    report = build_report(recording(name="# A-1 <b>"), measured(), GOOD)
+    assert report_markdown(report).startswith("# ECG report: \\# A-1 &lt;b&gt;\n")
+
+
+def test_a_child_is_not_judged():
+    report = build_report(recording(patient=Patient(3.0, "female")), measured(heart_rate_bpm=130, pr_ms=110), GOOD)
+    assert {item.status for item in report.flags} == {"unknown"}
+    assert {item.normal for item in report.flags} == {""}
+    assert "limits are those of adults" in texts(report.section("Pathological Analysis"))[0]
