@@ -46,7 +46,7 @@ def test_folder_is_small_and_its_manifest_tells_where_it_comes_from():
     assert (folder / WEIGHTS).stat().st_size < 15e6
     about = read_manifest(folder)["about"]
     assert about["data"]["train_real"] > 1500
-    card = (folder / "README.md").read_text(encoding="utf-8")
+    card = " ".join((folder / "README.md").read_text(encoding="utf-8").split())
     for word in ("CC BY 4.0", "Wagner", "seed", "zero-shot", "not a medical device"):
         assert word in card, word
 
@@ -81,14 +81,22 @@ def test_normal_text_is_nearer_to_a_normal_ecg_than_a_block(mini):
         assert (embed_windows(windows, mini) @ texts.T).argmax(dim=1).eq(right).float().mean() >= 0.75
 
 
-def test_zero_shot_on_synthetic_ecgs_beats_chance_by_far(mini, synthetic):
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("CLBBB", "left bundle branch block"),
+        ("AFIB", "atrial fibrillation"),
+        ("IMI", "inferior myocardial infarction"),
+        ("SBRAD", "sinus bradycardia"),
+    ],
+)
+def test_zero_shot_on_synthetic_ecgs_beats_chance_by_far(mini, synthetic, code, words):
     windows, _, ecgs = synthetic
+    prompts = {"NORM": PROMPTS["NORM"], code: (words,)}
     scores = prompt_scores(
-        embed_windows(windows, mini).numpy(), lambda t: embed_texts(t, mini).numpy(), PROMPTS, against="NORM"
+        embed_windows(windows, mini).numpy(), lambda t: embed_texts(t, mini).numpy(), prompts, against="NORM"
     )
-    codes = [{code for code, _ in e.statements} for e in ecgs]
-    blocks = np.array([bool(c & {"CLBBB", "CRBBB", "LAFB", "1AVB"}) for c in codes])
-    assert auc(blocks, scores[:, 3]) > 0.8
+    assert auc(np.array([code in dict(e.statements) for e in ecgs]), scores[:, 1]) > 0.9
 
 
 @torch.inference_mode()
@@ -168,9 +176,9 @@ def test_vocabulary_spells_any_text():
 @pytest.mark.slow
 def test_the_recorded_figures_are_measured_again():
     """Zero-shot on the reporting half of fold 9, from the shipped weights, equals the recorded value."""
-    from ecgchat_lib.evaluate.mini_recipe import RecipeConfig, read_real, split_fold_nine, zero_shot_scores
     from ecgchat_lib.datasets.labels import SUPERCLASSES
     from ecgchat_lib.datasets.manifest import indicator_matrix
+    from ecgchat_lib.evaluate.mini_recipe import RecipeConfig, read_real, split_fold_nine, zero_shot_scores
     from ecgchat_lib.evaluate.zero_shot import macro_auc
 
     place = os.environ.get("ECGCHAT_REAL_DATA")

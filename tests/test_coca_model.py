@@ -29,7 +29,9 @@ from ecgchat_lib.coca.text import SPECIAL, CaptionTokenizer
 from ecgchat_lib.errors import ParameterError
 
 TINY = EcgCocaConfig(
-    encoder=EcgEncoderConfig(fs=20.0, seconds=4.0, band=None, patch_samples=8, width=24, layers=2, heads=3, embedding=16),
+    encoder=EcgEncoderConfig(
+        fs=20.0, seconds=4.0, band=None, patch_samples=8, width=24, layers=2, heads=3, embedding=16
+    ),
     decoder=CaptionDecoderConfig(vocabulary=40, context=12, layers=2, heads=3),
     text_width=10,
 )
@@ -119,7 +121,9 @@ def test_the_decoder_looks_at_the_ecg():
     model = tiny_model().eval()
     pieces = torch.randint(4, 40, (2, 12))
     with torch.inference_mode():
-        one, two = (model.decoder(pieces, model.caption_patches(model.encoder(torch.randn(2, 12, 80)).tokens)) for _ in "ab")
+        one, two = (
+            model.decoder(pieces, model.caption_patches(model.encoder(torch.randn(2, 12, 80)).tokens)) for _ in "ab"
+        )
     assert not torch.allclose(one[:, 0], two[:, 0])
 
 
@@ -260,7 +264,11 @@ class TestFrontEnd:
         assert np.corrcoef(clean[middle], cleaned[middle])[0, 1] > 0.98
 
     def test_other_rates_and_lengths(self):
-        assert front_end(np.random.default_rng(0).normal(size=(2, 12, 1250)), self.config, fs=125.0).shape == (2, 12, 1000)
+        assert front_end(np.random.default_rng(0).normal(size=(2, 12, 1250)), self.config, fs=125.0).shape == (
+            2,
+            12,
+            1000,
+        )
         short = front_end(np.random.default_rng(0).normal(size=(1, 12, 2500)), self.config)
         assert short.shape == (1, 12, 1000)
         assert not short[..., 500:].any()

@@ -8,12 +8,12 @@ import shutil
 
 import pytest
 import torch
+from test_coca_model import TINY, tiny_model
 
 from ecgchat_lib.coca.checkpoint import CONFIG, MANIFEST, VOCABULARY, WEIGHTS, load_coca, read_manifest, save_coca
 from ecgchat_lib.coca.model import EcgCoca
 from ecgchat_lib.coca.train import PairedEcgs, TrainConfig, build_optimizer, learning_rate, train_coca
 from ecgchat_lib.errors import EcgChatError, MissingPartError, ParameterError
-from test_coca_model import TINY, tiny_model
 
 
 class HashedTexts:
@@ -134,7 +134,11 @@ def test_weight_decay_spares_biases_norms_and_temperature():
     names = {id(p): name for name, p in model.named_parameters()}
     assert spared["weight_decay"] == 0.0
     assert decayed["weight_decay"] == 0.1
-    assert {names[id(p)] for p in spared["params"]} >= {"logit_scale", "encoder.ln_pre.weight", "encoder.class_embedding"}
+    assert {names[id(p)] for p in spared["params"]} >= {
+        "logit_scale",
+        "encoder.ln_pre.weight",
+        "encoder.class_embedding",
+    }
     assert not any("bias" in names[id(p)] or ".ln_" in names[id(p)] for p in decayed["params"])
 
 

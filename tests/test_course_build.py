@@ -171,14 +171,18 @@ def test_a_run_takes_other_values_and_tells_what_it_cost(copy, tmp_path):
 def test_a_run_ends_with_a_table():
     outcomes = [
         runner.Outcome(
-            "01", 2.04, 107, ("executed/a.ipynb", "figures/a.png", "figures/a.json", "results/01_ci.json"), None
+            "01",
+            2.04,
+            107,
+            ("executed/a.ipynb", "figures/a.png", "artefacts/a/b/c", "artefacts/a/d", "results/01_ci.json"),
+            None,
         ),
         runner.Outcome("02", 0.5, 1200, (), "cell 02-c003: ValueError: no"),
     ]
     assert runner.table(outcomes).splitlines() == [
         "notebook  seconds  peak memory  wrote",
         "--------  -------  -----------  -----",
-        "01            2.0       107 MB  1 figure, results/01_ci.json",
+        "01            2.0       107 MB  1 figure, artefacts/a/ (2 files), results/01_ci.json",
         "02            0.5      1200 MB  cell 02-c003: ValueError: no",
         "--------  -------  -----------  -----",
         "all           2.5      1200 MB",

@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,13 @@ from ecgchat_lib.errors import ParameterError
 from ecgchat_lib.paths import data_folder, project_root
 
 SAMPLES = sorted(path.with_suffix("") for path in (data_folder() / "real_sample").glob("*.hea"))
+
+
+@pytest.fixture
+def no_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
 
 
 def hump(t, begin, width):
@@ -271,7 +279,7 @@ STRANGE += ["infinite", "noise", "a sine", "an impulse", "steps", "kilovolts", "
 STRANGE += ["limb leads flat", "one lead alive", "half missing", "speckled"]
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.usefixtures("no_warnings")
 @pytest.mark.parametrize("name", STRANGE)
 def test_strange_signals_give_values_or_reasons_never_zero(name):
     m = measure(Recording(name, strange(name), 500.0))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,13 @@ from ecgchat_lib.errors import ParameterError
 from ecgchat_lib.paths import data_folder
 
 REAL = read_recording(data_folder() / "real_sample" / "A0001")
+
+
+@pytest.fixture
+def no_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
 
 
 def texts(figure):
@@ -82,7 +90,7 @@ def test_header_and_foot():
     assert "Mine" in texts(draw_paper(REAL, title="Mine"))
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.usefixtures("no_warnings")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", ["short", "empty", "missing", "gappy", "huge", "flat"])
 def test_draws_whatever_comes(layout, kind):

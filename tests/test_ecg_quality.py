@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,13 @@ from ecgchat_lib.paths import data_folder
 
 SAMPLES = sorted(path.with_suffix("") for path in (data_folder() / "real_sample").glob("*.hea"))
 GOOD = read_recording(SAMPLES[1])
+
+
+@pytest.fixture
+def no_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
 
 
 def damaged(change):
@@ -78,7 +86,7 @@ def test_a_good_recording_has_no_warning():
     assert judge(GOOD) == type(judge(GOOD))(True, ())
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.usefixtures("no_warnings")
 @pytest.mark.parametrize("name", DAMAGE)
 def test_damage_is_named(name):
     change, usable, words = DAMAGE[name]

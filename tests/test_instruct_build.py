@@ -145,10 +145,23 @@ def test_a_stated_rhythm_that_the_rate_contradicts_is_not_taught():
     ]
 
 
+def test_slow_and_fast_rhythms_are_denied_where_the_rate_says_so_too():
+    slow, fast = get_finding("sinus_bradycardia"), get_finding("sinus_tachycardia")
+    teacher = Teacher((("SR", 0.0),), MEASURED, rng())
+    assert [teacher.presence(finding).truth for finding in (slow, fast)] == [False, False]
+    quick = Teacher((("SR", 0.0),), Measurements(heart_rate_bpm=120), rng())
+    assert quick.presence(fast) is None  # not stated, yet fast: leave it open
+    assert quick.presence(slow).truth is False
+    assert Teacher((("STACH", 0.0),), Measurements(heart_rate_bpm=120), rng()).presence(fast).truth is True
+    assert Teacher((("STACH", 0.0),), MEASURED, rng()).presence(fast) is None
+
+
 def test_verdicts():
     assert Teacher(NORMAL, MEASURED, rng()).verdict() == "normal"
     assert Teacher(AFIB, MEASURED, rng()).verdict() == "abnormal"
     assert Teacher((("NORM", 80.0), ("SR", 0.0), ("PVC", 0.0)), MEASURED, rng()).verdict() == "borderline"
+    assert Teacher((("NORM", 80.0), ("SBRAD", 0.0)), None, rng()).verdict() == "borderline"
+    assert Teacher((("NORM", 80.0), ("SARRH", 0.0)), None, rng()).verdict() == "normal"
     assert Teacher((("SR", 0.0),), MEASURED, rng()).verdict() is None
 
 

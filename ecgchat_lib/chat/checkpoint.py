@@ -45,14 +45,11 @@ def save_chat(
         encoder: "name" and "sha256" of the ECG encoder's weights.
         about: what else the manifest should tell (data, seed, results).
     """
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
     for name in (MANIFEST, ADAPTER, ADAPTER_CONFIG):
         (folder / name).unlink(missing_ok=True)
     tensors = {name: value.detach().float().cpu().contiguous() for name, value in chat.projector.state_dict().items()}
-    save_file(tensors, folder / f".{PROJECTOR}.part", {"format": FORMAT})
-    os.replace(folder / f".{PROJECTOR}.part", folder / PROJECTOR)
+    _save_tensors(folder / PROJECTOR, tensors, FORMAT)
     files = [PROJECTOR]
     if hasattr(chat.language_model, "peft_config"):
         _save_adapter(chat.language_model, folder, language_model.name)
@@ -76,13 +73,11 @@ def save_chat(
 
 def _save_adapter(model: Any, folder: Path, part: str) -> None:
     from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
 
     tensors = {k: v.detach().float().cpu().contiguous() for k, v in get_peft_model_state_dict(model).items()}
     if not tensors:
         raise EcgChatError("the language model is wrapped by peft but has no adapter weights; nothing to save")
-    save_file(tensors, folder / f".{ADAPTER}.part", {"format": "pt"})
-    os.replace(folder / f".{ADAPTER}.part", folder / ADAPTER)
+    _save_tensors(folder / ADAPTER, tensors, "pt")
     config = model.peft_config["default"].to_dict()
     config["base_model_name_or_path"] = part  # peft writes a path of this machine
     config["inference_mode"] = True
@@ -195,6 +190,15 @@ def _check_origin(folder: Path, what: str, expected: str | None, found: str | No
             f"{folder}: trained with the {what} {expected[:12]}…, but this one is {found[:12]}…. "
             f"Use the {what} it was trained with, or train it again (python -m ecgchat_lib.chat.mini_recipe)"
         )
+
+
+def _save_tensors(path: Path, tensors: dict[str, Any], form: str) -> None:
+    from safetensors.torch import save_file
+
+    temporary = path.with_name(f".{path.name}.part")
+    save_file(tensors, temporary, {"format": form})
+    temporary.chmod(0o644)  # safetensors writes for the owner alone, and git and others must read it
+    os.replace(temporary, path)
 
 
 def _write(path: Path, text: str) -> None:

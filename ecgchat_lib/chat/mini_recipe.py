@@ -53,6 +53,7 @@ from ecgchat_lib.instruct.wording import measured_line
 from ecgchat_lib.paths import data_folder
 
 Z_SCORE_MV = 0.15  # a lead's typical deviation; gives z-scored records a size that the measuring rules can work with
+CPSC_FINDINGS = ("afib", "av_block", "lbbb", "rbbb", "pac", "pvc", "st_depression")
 STAGE1 = TrainConfig(steps=30, batch=1, learning_rate=1e-3)
 STAGE2 = TrainConfig(steps=260, batch=1, learning_rate=1e-3, projector_rate=3e-4)
 
@@ -320,6 +321,8 @@ def evaluate_mini(
     ):
         weights = finding_weights(source.manifest.iloc[rows])
         asked = [turns_of(source, row, weights, seed=config.seed) for row in rows]
+        if name == "real_sample":  # its nine labels say nothing about other findings
+            asked = [[t for t in turns if t.kind != "presence" or t.about in CPSC_FINDINGS] for turns in asked]
         lines = [measured_line(source.measurements[r]) for r in source.manifest["record"].iloc[rows]]
         ecg = table[rows]
         for twin, order in (("own_ecg", np.arange(len(rows))), ("shuffled_ecg", np.roll(np.arange(len(rows)), 1))):

@@ -53,6 +53,7 @@ def save_coca(
     tensors = {name: value.detach().to(dtype).contiguous() for name, value in model.state_dict().items()}
     temporary = folder / f".{WEIGHTS}.part"
     save_file(tensors, temporary, {"format": FORMAT})
+    temporary.chmod(0o644)  # safetensors makes files that only their owner may read
     os.replace(temporary, folder / WEIGHTS)
     _write(folder / CONFIG, json.dumps(model.config.as_dict(), indent=2) + "\n")
     _write(folder / VOCABULARY, "\n".join(model.tokenizer.vocabulary) + "\n")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -209,11 +210,13 @@ def table(outcomes: list[Outcome]) -> str:
 
 
 def summary(wrote: tuple[str, ...]) -> str:
-    """Return what a notebook wrote in a few words: the number of figures, other files by name."""
+    """Return what a notebook wrote in a few words: how many figures, other files by name, a folder's files counted."""
     figures = sum(name.startswith("figures/") and name.endswith(".png") for name in wrote)
+    parts = [f"{figures} figure{'s' if figures > 1 else ''}"] if figures else []
     others = [name for name in wrote if not name.startswith(("figures/", "executed/"))]
-    counted = [f"{figures} figure{'s' if figures > 1 else ''}"] if figures else []
-    return ", ".join([*counted, *(others[:4]), *([f"{len(others) - 4} more files"] if len(others) > 4 else [])])
+    folders = Counter("/".join(name.split("/")[:2]) for name in others)
+    parts += [name if name in others else f"{name}/ ({count} files)" for name, count in folders.items()]
+    return ", ".join(parts)
 
 
 def as_json(outcome: Outcome) -> str:

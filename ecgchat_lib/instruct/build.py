@@ -108,7 +108,10 @@ class Teacher:
     def presence(self, finding: Finding) -> Turn | None:
         """Ask whether a finding is there; None where the statements leave it open. What isn't there is refuted."""
         there = presence(finding, self.statements)
-        if there is None or (finding.name.startswith("sinus_") and self._contradicted(finding.name)):
+        if finding.name in ("sinus_bradycardia", "sinus_tachycardia") and self.measurements is not None:
+            # statements and rate must agree: affirmed at a fitting rate, denied at one that doesn't fit
+            there = None if there is self._contradicted(finding.name) else there
+        if there is None:
             return None
         question = self._pick(QUESTIONS["presence"]).format(it=finding.phrase)
         answer = self._pick(ANSWERS["present" if there else "absent"]).format(it=finding.phrase)
@@ -151,7 +154,7 @@ class Teacher:
         """Return "normal", "borderline" (called normal, yet with a finding), "abnormal", or None if nothing is said."""
         present = present_codes(self.statements)
         classes = set(superclasses(code for code in present if code in STATEMENTS)) - {"NORM"}
-        others = classes or [name for name in self.findings() if not name.startswith("sinus")]
+        others = classes or set(self.findings()) - {"sinus", "sinus_arrhythmia"}
         if "NORM" in present:
             return "borderline" if others else "normal"
         return "abnormal" if others else None

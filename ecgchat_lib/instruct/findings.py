@@ -69,7 +69,7 @@ FINDINGS: tuple[Finding, ...] = (
     _finding("inferior_mi", "an inferior myocardial infarction", {"IMI", "ILMI", "IPMI", "IPLMI"}, _NO_MI),
     _finding("infarction", "a myocardial infarction", _MI, _INJURY | {"QWAVE", "ABQRS"}),
     _finding("st_depression", "ST depression", {"STD_"}, {"NST_", "STE_"} | _ISCHEMIC | _INJURY),
-    _finding("ischemia", "signs of ischemia", _ISCHEMIC, _ST | _INJURY),
+    _finding("ischemia", "ischemic changes", _ISCHEMIC, _ST | _INJURY),
     _finding("t_changes", "T wave changes", {"NDT", "NT_", "INVT", "TAB_", "LOWT"}, _ST | _ISCHEMIC),
     _finding("long_qt", "a long QT interval", {"LNGQT"}),
 )  # fmt: skip

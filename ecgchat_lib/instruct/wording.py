@@ -51,7 +51,7 @@ QUESTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "Do you see {it}?",
             "Can {it} be seen here?",
             "Is there evidence of {it}?",
-            "Is {it} present?",
+            "Would you say there is any sign of {it}?",
         ),
         "interval": (
             "What is the {it}?",

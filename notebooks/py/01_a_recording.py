@@ -52,11 +52,11 @@ run.show(f01.on_paper, recording, measure(recording))
 # With potentials that we make up, in millivolts, by hand:
 
 # %%
-R, L, F = -0.2, 0.3, 0.9
-I, II, III = L - R, F - R, F - L
-aVR, aVL, aVF = R - (L + F) / 2, L - (R + F) / 2, F - (R + L) / 2
-print(f"I {I:.2f}   II {II:.2f}   III {III:.2f}   and I + III = {I + III:.2f}")
-print(f"aVR {aVR:.2f}   aVL {aVL:.2f}   aVF {aVF:.2f}   and their sum = {aVR + aVL + aVF:.2f}")
+right, left, foot = -0.2, 0.3, 0.9
+one, two, three = left - right, foot - right, foot - left
+avr, avl, avf = right - (left + foot) / 2, left - (right + foot) / 2, foot - (right + left) / 2
+print(f"I {one:.2f}   II {two:.2f}   III {three:.2f}   and I + III = {one + three:.2f}")
+print(f"aVR {avr:.2f}   aVL {avl:.2f}   aVF {avf:.2f}   and their sum = {abs(avr + avl + avf):.2f}")
 
 # %% [markdown]
 # Whatever the potentials are, **II = I + III** and **aVR + aVL + aVF = 0**. So two of the six limb leads hold all there
@@ -99,6 +99,10 @@ assert math.isclose(axis, measured.axis_deg, abs_tol=1e-6)
 run.show(f01.six_views, views, axis)
 
 # %% [markdown]
+# Most hearts' arrows point somewhere between −30 and 90 degrees, to the left and down. That of A0001 points to the
+# upper right: the path to its right ventricle is blocked (it is labeled *right bundle branch block*), so the right side
+# is excited last, and alone.
+#
 # **Predict:** which lead would be tallest if the arrow pointed to 60 degrees? Which would be nearly flat? (Look for the
 # lead along the arrow, and for the one across it.)
 #
@@ -134,13 +138,15 @@ assert np.array_equal(by_hand.astype(np.float32), recording.signal)
 # them, and says in one line what is wrong and what to do:
 
 # %%
+import shutil
+
 from ecgchat_lib.errors import RecordError
 
 
 def write_liars(folder):
     folder.mkdir()
     good = (sample / f"{RECORD}.hea").read_text()
-    raw.T.tofile(folder / f"{RECORD}.mat")
+    shutil.copy(sample / f"{RECORD}.mat", folder)
     first, rest = good.split("\n", 1)
     name, leads, fs, samples = first.split()[:4]
     (folder / "long.hea").write_text(f"{name} {leads} {fs} 1000000000\n{rest}")
@@ -223,15 +229,16 @@ print(f"every fifth sample: {abs(hum[::5][50:-50]).max():.2f} mV of a hum that i
 print(f"resample:           {abs(resample(hum, 500, 100)[50:-50]).max():.2f} mV")
 
 # %%
-tall = recording.leads[int(np.ptp(by_hand, axis=1).argmax())]
+sharp = recording.leads[int(abs(np.diff(by_hand, axis=1)).max(axis=1).argmax())]
 rates = (500.0, 250.0, 100.0, 50.0)
-versions = [(rate, resample(recording.lead(tall), recording.fs, rate)) for rate in rates]
+versions = [(rate, resample(recording.lead(sharp), recording.fs, rate)) for rate in rates]
 middle = float(peaks[len(peaks) // 2] / 500)
-run.show(f01.sampling_rates, versions, tall, (middle - 0.25, middle + 0.35))
+run.show(f01.sampling_rates, versions, sharp, (middle - 0.25, middle + 0.35))
 
 # %% [markdown]
-# At 100 Hz the waves are all there, and the sharpest have lost a little of their height; at 50 Hz the QRS complex is
-# cut down. The mini models of this course look at 100 Hz to be fast; the paper's encoder looks at 500.
+# This is the lead with the sharpest wave of the recording. At 100 Hz every wave is still there, the sharpest a little
+# lower; at 50 Hz the QRS complex is cut down. The mini models of this course look at 100 Hz, to be fast; the paper's
+# encoder looks at 500.
 #
 # ## 6. Where the beats are
 #
@@ -244,8 +251,8 @@ print("signal:    ", toy.tolist())
 print("steepness: ", abs(np.diff(toy)).tolist(), " highest beside the peak")
 
 # %% [markdown]
-# Now for real. One lead can be small or noisy, so all twelve vote: each is filtered to where QRS complexes live (5 to 25
-# Hz), differentiated, divided by its own 99th percentile so that every lead counts, and averaged.
+# Now for real. One lead can be small or noisy, so all twelve vote: each is filtered to where QRS complexes live (5 to
+# 25 Hz), differentiated, divided by its own 99th percentile so that every lead counts, and averaged.
 
 # %%
 from scipy.ndimage import uniform_filter1d
@@ -287,9 +294,9 @@ print(f"{len(found)} beats, {rr:.0f} ms apart in the median: {60_000 / rr:.0f} b
 run.show(f01.measured_beat, beat, marks, measured)
 
 # %% [markdown]
-# A P wave must also be *consistent*. In atrial fibrillation the atria quiver: there is something before each QRS complex,
-# but something else each time. So the beats are dealt into two halves like cards, and the mean of each half must
-# show the same wave. If not, PR is not a number, and the reason is kept.
+# A P wave must also be *consistent*. In atrial fibrillation the atria quiver: there is something before each QRS
+# complex, but something else each time. So the beats are dealt into two halves like cards, and the mean of each half
+# must show the same wave. If not, PR is not a number, and the reason is kept.
 #
 # **Predict:** four of the ten recordings are labeled atrial fibrillation (A0003, A0004, A0007, A0009). Will all four be
 # without a PR interval?
@@ -299,16 +306,17 @@ ten = [read_recording(path) for path in sorted(sample.glob("*.hea"))]
 values = {item.name: measure(item) for item in ten}
 print("record   /min    PR   QRS    QT   QTc  axis  rhythm")
 for name, m in values.items():
-    numbers = [f"{v:5.0f}" if math.isfinite(v) else "  n/a" for v in (m.pr_ms, m.qrs_ms, m.qt_ms, m.qtc_ms, m.axis_deg)]
+    shown = (m.pr_ms, m.qrs_ms, m.qt_ms, m.qtc_ms, m.axis_deg)
+    numbers = [f"{value:5.0f}" if math.isfinite(value) else "  n/a" for value in shown]
     print(f"{name}   {m.heart_rate_bpm:4.0f} {' '.join(numbers)}  {'even' if m.regular else 'uneven'}")
 for name, m in values.items():
     if "pr_ms" in m.reasons:
         print(f"{name}: no PR, {m.reasons['pr_ms']}")
 
 # %% [markdown]
-# Three of the four. In A0007 the beats are nearly even, and a wave stands before each of them, the same each time: by
-# these rules it is no fibrillation. A label is what somebody wrote down; a measurement is what a rule found. Neither is
-# the truth, and where they disagree, one looks at the paper (run this notebook with `RECORD = "A0007"`).
+# Three of the four. In A0007 most beats come evenly, and the same small wave stands before them: by these rules it has
+# a PR interval. A label is what somebody wrote down; a measurement is what a rule found. Neither is the truth, and
+# where they disagree, one looks at the paper (run this notebook with `RECORD = "A0007"`).
 #
 # QTc is QT corrected for the heart rate, by Bazett's formula: QT / √RR, RR in seconds. By hand:
 
@@ -401,10 +409,10 @@ for name, copy in copies.items():
     print(f"{name}: {'usable' if quality.usable else 'NOT USABLE'}", *quality.warnings, sep="\n    ")
 
 # %% [markdown]
-# Renamed leads break Einthoven's identity, so they are found. **Swapped arms are not**: I is turned over, II and III change
-# places, aVR and aVL too, and every identity still holds, since they hold for any potentials. Such a swap can only be
-# seen in the heart itself: a P wave that is upside down in lead I. Rules know what they were told; keep that in mind
-# when a rule says *usable*.
+# Renamed leads break Einthoven's identity, so they are found. **Swapped arms are not**: I is turned over, II and III
+# change places, aVR and aVL too, and every identity still holds, since they hold for any potentials. Such a swap can
+# only be seen in the heart itself: a P wave that is upside down in lead I. Rules know what they were told; keep that in
+# mind when a rule says *usable*.
 #
 # ## Exercises
 #
@@ -432,7 +440,8 @@ check("01.1", derive_leads)
 # ### Exercise 01.2 Millivolts from integers (★☆☆, 8 min)
 #
 # Write `to_millivolts(counts, gain, baseline)`: `counts` is an array of 16-bit integers, `gain` the ADC units per
-# millivolt, `baseline` the count that is 0 mV. In WFDB's format 16 the count −32768 marks a missing sample: make it NaN.
+# millivolt, `baseline` the count that is 0 mV. In WFDB's format 16 the count −32768 marks a missing sample: make it
+# NaN.
 #
 # <details><summary>Hint 1</summary>First subtract the baseline, then divide by the gain.</details>
 # <details><summary>Hint 2</summary>16-bit integers overflow: <code>counts.astype(float)</code> comes first.</details>
@@ -453,8 +462,8 @@ check("01.2", to_millivolts)
 # %% [markdown]
 # ### Exercise 01.3 Leads by name (★★☆, 12 min)
 #
-# Write `rows_by_name(names)`: `names` are a file's signals, in any order and any case, with strangers among them. Return
-# twelve rows: where the file has I, II, III, aVR, … V6; `None` for a lead that isn't there. (The library's
+# Write `rows_by_name(names)`: `names` are a file's signals, in any order and any case, with strangers among them.
+# Return twelve rows: where the file has I, II, III, aVR, … V6; `None` for a lead that isn't there. (The library's
 # `canonical_lead` also knows prefixes such as `MDC_ECG_LEAD_V1`.)
 #
 # <details><summary>Hint 1</summary>Bring both sides to lower case before you compare.</details>
@@ -485,22 +494,22 @@ check("01.3", rows_by_name)
 # - A recording is judged before it is used (section 8).
 #
 # **What to copy.** `read_recording(path)` for any 12-lead WFDB record; `measure(recording)`; `judge(recording)`;
-# `draw_paper(recording)`. They are the folder `ecgchat_lib/ecg`, need numpy, scipy, wfdb and matplotlib, and know nothing
-# of the rest of the course.
+# `draw_paper(recording)`. They are the folder `ecgchat_lib/ecg`, need numpy, scipy, wfdb and matplotlib, and know
+# nothing of the rest of the course.
 #
-# **Common errors.** *11 of 12 leads*: a lead is missing, or carries a name that isn't a lead's. *Truncated*: the copy of
-# the data file is incomplete. *Missing samples*: `read_recording(path, allow_missing=True)` keeps them as NaN. A heart
-# rate that is exactly twice or half of what you expect: look at `fs`.
+# **Common errors.** *11 of 12 leads*: a lead is missing, or carries a name that isn't a lead's. *Truncated*: the copy
+# of the data file is incomplete. *Missing samples*: `read_recording(path, allow_missing=True)` keeps them as NaN. A
+# heart rate that is exactly twice or half of what you expect: look at `fs`.
 #
 # ## References and licenses
 #
-# - Recordings: CPSC2018, Liu et al. 2018, doi [10.1166/jmihi.2018.2442](https://doi.org/10.1166/jmihi.2018.2442), by way
-#   of the PhysioNet/CinC Challenge 2020, Perez Alday et al., doi
+# - Recordings: CPSC2018, Liu et al. 2018, doi [10.1166/jmihi.2018.2442](https://doi.org/10.1166/jmihi.2018.2442), by
+#   way of the PhysioNet/CinC Challenge 2020, Perez Alday et al., doi
 #   [10.1088/1361-6579/abc960](https://doi.org/10.1088/1361-6579/abc960). CC BY 4.0.
 # - Marks by cardiologists: LUDB, Kalyakulina et al. 2020, doi
 #   [10.1109/ACCESS.2020.3029211](https://doi.org/10.1109/ACCESS.2020.3029211). ODC-By 1.0.
-# - Einthoven, Fahr and de Waart 1913, doi [10.1007/BF01680996](https://doi.org/10.1007/BF01680996); Goldberger 1942, doi
-#   [10.1016/S0002-8703(42)90293-X](https://doi.org/10.1016/S0002-8703(42)90293-X).
+# - Einthoven, Fahr and de Waart 1913, doi [10.1007/BF01680996](https://doi.org/10.1007/BF01680996); Goldberger 1942,
+#   doi [10.1016/S0002-8703(42)90293-X](https://doi.org/10.1016/S0002-8703(42)90293-X).
 # - Lepeschkin and Surawicz 1952 (where T ends), doi [10.1161/01.CIR.6.3.378](https://doi.org/10.1161/01.CIR.6.3.378).
 # - Zhao et al. 2024, *ECG-Chat*, arXiv 2408.08849: the original whose habits are quoted here from its released code.
 # - Code: Apache-2.0; text: CC BY 4.0.

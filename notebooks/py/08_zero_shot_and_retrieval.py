@@ -53,12 +53,10 @@ import numpy as np
 from ecgchat_lib.evaluate.retrieval import chance_recall, ranks_of_right, recall_at
 
 four = np.array([[0.9, 0.1, 0.8, 0.2], [0.3, 0.7, 0.2, 0.1], [0.8, 0.2, 0.7, 0.3], [0.5, 0.4, 0.6, 0.3]])
-print(
-    "place of the own report:", ranks_of_right(four).tolist(), " recall at 1:", recall_at(four, 1)["ecg_to_report"][1]
-)
 says = ["normal", "AF", "normal", "LBBB"]  # reports 1 and 3 say the same
-print("place of a right report:", ranks_of_right(four, says).tolist(), " recall at 1:",
-      recall_at(four, 1, says)["ecg_to_report"][1])  # fmt: skip
+for name, keys in {"own report only": None, "any that says the same": says}.items():
+    places, recall = ranks_of_right(four, keys).tolist(), recall_at(four, 1, keys)["ecg_to_report"][1]
+    print(f"{name:23} places {places}  recall at 1: {recall}")
 
 # %% [markdown]
 # The third ECG found report 1 first, which says just what its own says. The strict count calls that wrong; the second,
@@ -73,8 +71,8 @@ print("recall at 1 of a model that says 1.0 to everything:", recall_at(np.ones((
 print("chance, of 50 of which 25 say the same:", round(chance_recall(["normal"] * 25 + list(range(25)), 1), 3))
 
 # %% [markdown]
-# Now on synthetic test ECGs, from seeds that training never used. The *random encoder* has the same shape with untrained
-# weights; it must stand beside every figure, because on some measures it does surprisingly well.
+# Now on synthetic test ECGs, from seeds that training never used. The *random encoder* has the same shape with
+# untrained weights; it must stand beside every figure, because on some measures it does surprisingly well.
 #
 # **Predict:** will the random encoder be at chance?
 
@@ -100,9 +98,10 @@ recalls = {"chance": {k: chance_recall(says, k) for k in (1, 5, 10)}}
 for name, model in models.items():
     reports = embed_texts([one.report for one in tests], model).numpy()
     recalls[name] = recall_at(embedded[name] @ reports.T, (1, 5, 10), says)["ecg_to_report"]
-for name, recall in recalls.items():
-    print(f"{name:15}", {k: round(value, 1) for k, value in recall.items()})
-print("mini above both floors at 10:", recalls["mini"][10] > max(recalls["chance"][10], recalls["random encoder"][10]))
+print("chance:", {k: round(value, 4) for k, value in recalls["chance"].items()})
+for k in (1, 5, 10):
+    mine, floor = recalls["mini"][k], max(recalls["chance"][k], recalls["random encoder"][k])
+    print(f"recall at {k}: the mini is above chance and above the random encoder: {mine > floor}")
 
 # %% [markdown]
 # ## 3. Zero-shot: a class in words
@@ -194,11 +193,10 @@ retrieval = results["retrieval"]
 for direction in ("ecg_to_report", "report_to_ecg"):
     told = [f"{retrieval[direction][f'recall_at_{k}']['value']:.3f}" for k in (1, 5, 10)]
     print(f"{direction:14} recall at 1, 5, 10: {', '.join(told)}")
-print(
-    "chance         recall at 1, 5, 10:", ", ".join(f"{retrieval['chance'][f'recall_at_{k}']:.3f}" for k in (1, 5, 10))
-)
-strict = retrieval["strict"]["recall"]["ecg_to_report"]
-print("strict         recall at 1, 5, 10:", ", ".join(f"{strict[f'recall_at_{k}']:.3f}" for k in (1, 5, 10)))
+floors = {"chance": retrieval["chance"], "strict": retrieval["strict"]["recall"]["ecg_to_report"]}
+for name, row in floors.items():
+    told = [f"{row[f'recall_at_{k}']:.3f}" for k in (1, 5, 10)]
+    print(f"{name:14} recall at 1, 5, 10: {', '.join(told)}")
 
 # %% [markdown]
 # ## 5. The linear probe
@@ -225,8 +223,8 @@ print("and the random encoder is well above guessing:         ", probed["random 
 # ## 6. Thresholds
 #
 # The AUC needs no threshold; a yes or no does. The original code chose each class's threshold on the *test* set, where
-# it maximized the F1 score that was then reported. That is grading one's own exam. Choose on validation records, freeze,
-# and apply to the test.
+# it maximized the F1 score that was then reported. That is grading one's own exam. Choose on validation records,
+# freeze, and apply to the test.
 
 # %%
 halves = {"chosen on": slice(0, middle), "new": slice(middle, TEST)}
@@ -304,13 +302,14 @@ check("08.2", honest_f1)
 # - Thresholds are chosen on validation records and then frozen (exercise 08.2).
 # - Each figure comes with n, an interval, and a random encoder beside it (section 4).
 #
-# **What to copy.** `ecgchat_lib/evaluate/`: `retrieval.py`, `bootstrap.py` and `zero_shot.py` need numpy and scipy only.
+# **What to copy.** `ecgchat_lib/evaluate/`: `retrieval.py`, `bootstrap.py` and `zero_shot.py` need numpy and
+# scipy only.
 #
 # **Common errors**
 #
 # - *Embeddings not normalized.* Then the length of a vector decides. `embed_windows` and `embed_texts` normalize.
-# - *A recall of 1.0.* Look for ties, for NaN, or for a measurement of the query inside the text: the paper's 64.7 % at 1
-#   compares numbers in the text that were measured on the query itself.
+# - *A recall of 1.0.* Look for ties, for NaN, or for a measurement of the query inside the text: the paper's 64.7 %
+#   at 1 compares numbers in the text that were measured on the query itself.
 # - *Macro over classes that aren't there.* A class without positives has no AUC; `macro_auc` leaves it out. Say so.
 # - *Comparing with a published figure from another test set.* Other records, other difficulty.
 #

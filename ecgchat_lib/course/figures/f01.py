@@ -25,11 +25,11 @@ LIMB_ANGLES = {"I": 0, "II": 60, "III": 120, "aVR": -150, "aVL": -30, "aVF": 90}
 
 @figure("01.1", "Twelve leads of one recording on ECG paper: one small box is 40 ms wide and 0.1 mV high.")
 def on_paper(recording: Recording, measurements: Measurements) -> FigureResult:
-    """Draw a recording as a cardiograph prints it, with what was measured in its header."""
+    """Draw a recording as a cardiograph prints it; the measurements serve the description in words only."""
     from ecgchat_lib.ecg.paper import describe, draw_paper
 
     data = [recording.name, recording.fs, list(recording.signal.shape)]
-    return FigureResult(draw_paper(recording, measurements=measurements), describe(recording, measurements), data)
+    return FigureResult(draw_paper(recording), describe(recording, measurements), data)
 
 
 @figure("01.2", "Six limb leads are six views of one arrow: each shows the arrow's shadow on its own direction.")
@@ -62,8 +62,8 @@ def six_views(net: Mapping[str, float], axis: float) -> FigureResult:
     said = ", ".join(f"{lead} {value:+.2f}" for lead, value in net.items())
     alt = (
         f"Left: a circle with the directions of the six limb leads and an arrow at {axis:.0f} degrees. "
-        f"Right: bars of each lead's mean over the QRS complex in millivolts: {said}. A lead that the arrow points to is "
-        "positive, a lead that it points away from negative."
+        f"Right: bars of each lead's mean over the QRS complex in millivolts: {said}. A lead that the arrow points to "
+        "is positive, a lead that it points away from negative."
     )
     return FigureResult(
         drawn, alt, {"net": {lead: round(value, 2) for lead, value in net.items()}, "axis": round(axis)}
@@ -139,8 +139,8 @@ def beats(recording: Recording, energy: np.ndarray, peaks: np.ndarray, seconds: 
     gaps = np.diff(peaks) * 1000 / recording.fs
     between = f", {np.median(gaps):.0f} ms apart in the median" if len(gaps) else ""
     alt = (
-        f"The first {t[-1]:.0f} seconds of lead II of {recording.name}, and below it a curve that is low between beats and "
-        f"rises to a peak at each QRS complex. {len(shown)} peaks are marked{between}."
+        f"The first {t[-1]:.0f} seconds of lead II of {recording.name}, and below it a curve that is low between beats "
+        f"and rises to a peak at each QRS complex. {len(shown)} peaks are marked{between}."
     )
     return FigureResult(drawn, alt, {"record": recording.name, "peaks": [int(peak) for peak in peaks]})
 
@@ -187,7 +187,7 @@ def measured_beat(beat: MedianBeat, marks: Marks, measurements: Measurements) ->
     axes.legend(loc="upper right")
     drawn.tight_layout()
     alt = (
-        f"The median of {len(beat.beats)} beats in twelve leads, with dashed lines where waves begin and end and bars for "
-        f"the intervals: {'; '.join(said)}."
+        f"The median of {len(beat.beats)} beats in twelve leads, with dashed lines where waves begin and end and bars "
+        f"for the intervals: {'; '.join(said)}."
     )
     return FigureResult(drawn, alt, {"beats": len(beat.beats), "intervals": said})

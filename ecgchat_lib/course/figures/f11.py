@@ -1,0 +1,102 @@
+"""The figures of notebook 11: vectors at each place of a prompt, nearness to words, and the loss of stage 1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ecgchat_lib.course.figure import FigureResult, figure
+
+BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "#9AA5AD"
+
+
+@figure("11.1", "How long the vector at each place of a prompt is: words, and ECG tokens before and after scaling.")
+def vector_lengths(
+    unscaled: np.ndarray, scaled: np.ndarray, first: int, tokens: int, about: Mapping[str, Any]
+) -> FigureResult:
+    """Draw the length of every vector that enters the language model.
+
+    Args:
+        unscaled: (places,) lengths with a fresh projector.
+        scaled: (places,) the same after `scale_to`.
+        first: place of the first ECG token.
+        tokens: number of ECG tokens.
+        about: what the picture depends on, for the digest.
+    """
+    from matplotlib import pyplot as plt
+
+    fig, axes = plt.subplots(figsize=(9, 3), layout="constrained")
+    places = np.arange(len(scaled))
+    ecg = (places >= first) & (places < first + tokens)
+    axes.axvspan(first - 0.5, first + tokens - 0.5, color="#FBEDE4", lw=0)
+    axes.plot(places[ecg], unscaled[ecg], "^", ms=4, color=GRAY, label="ECG tokens, fresh projector")
+    axes.plot(places[ecg], scaled[ecg], "s", ms=3.5, color=ORANGE, label="ECG tokens, scaled")
+    axes.plot(places[~ecg], scaled[~ecg], "o", ms=4, color=BLUE, label="words")
+    axes.set(xlabel="place in the prompt", ylabel="length of the vector", yscale="log")
+    axes.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.2))
+    alt = (
+        f"The prompt has {len(scaled)} places: {first} word tokens, {tokens} ECG tokens in a shaded band, and "
+        f"{len(scaled) - first - tokens} word tokens. Scaled ECG vectors lie at the height of the words' vectors."
+    )
+    return FigureResult(fig, alt, dict(about))
+
+
+@figure(
+    "11.2", "How near the first ECG token of real recordings lies to the words of each finding, after the warm start."
+)
+def nearness(
+    cosines: np.ndarray, records: Sequence[str], findings: Sequence[str], about: Mapping[str, Any]
+) -> FigureResult:
+    """A table in color, recordings by findings.
+
+    Args:
+        cosines: (recordings, findings).
+        records: names with what the dataset states.
+        findings: how the findings are called.
+        about: what the picture depends on, for the digest.
+    """
+    from matplotlib import pyplot as plt
+
+    fig, axes = plt.subplots(figsize=(10, 0.33 * len(records) + 2.4), layout="constrained")
+    limit = float(np.abs(cosines).max())
+    shown = axes.imshow(cosines, cmap="PuOr_r", vmin=-limit, vmax=limit, aspect="auto")
+    axes.set_xticks(range(len(findings)), findings, rotation=40, ha="right", fontsize=8)
+    axes.set_yticks(range(len(records)), records, fontsize=9)
+    for row, best in enumerate(cosines.argmax(1)):
+        axes.plot(best, row, "k*", ms=8)
+    fig.colorbar(shown, ax=axes, label="cosine")
+    alt = (
+        f"A table in color of {len(records)} real recordings by {len(findings)} findings; purple to orange is the cosine "
+        "between the first ECG token and the finding's words. A star marks the nearest finding of each recording."
+    )
+    return FigureResult(fig, alt, dict(about))
+
+
+@figure("11.3", "Stage 1: the loss of the answers while the projector, and only the projector, learns.")
+def stage_1(losses: Sequence[float], about: Mapping[str, Any]) -> FigureResult:
+    """Draw the loss of each step with a moving mean.
+
+    Args:
+        losses: one per step.
+        about: what the run depends on, for the digest.
+    """
+    return FigureResult(*_curve(losses, "step of stage 1"), dict(about))
+
+
+def _curve(losses: Sequence[float], label: str) -> tuple[Any, str]:
+    from matplotlib import pyplot as plt
+
+    fig, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+    steps = np.arange(1, len(losses) + 1)
+    axes.plot(steps, losses, "o-", ms=3, lw=0.8, color=GRAY, label="each step")
+    width = max(1, len(losses) // 4)
+    smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
+    axes.plot(steps[width - 1 :], smooth, lw=2.2, color=BLUE, label=f"mean of {width} steps")
+    axes.set(xlabel=label, ylabel="cross entropy (nats per token)", ylim=(0, None))
+    axes.legend()
+    third = max(1, len(losses) // 3)
+    fell = np.mean(losses[-third:]) < np.mean(losses[:third])
+    alt = f"A curve of {len(losses)} steps. The mean loss of the last third is {'below' if fell else 'not below'} the first third's."
+    return fig, alt

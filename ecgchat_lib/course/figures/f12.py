@@ -1,0 +1,111 @@
+"""The figures of notebook 12: sixteen levels for a block of weights, memory by size, and the loss of stage 2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ecgchat_lib.course.figure import FigureResult, figure
+from ecgchat_lib.course.figures.f11 import _curve
+
+BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "#9AA5AD"
+
+
+@figure("12.1", "One block of 64 weights on 16 levels: NF4's levels lie where the weights are, even ones don't.")
+def levels(block: np.ndarray, nf4: np.ndarray, even: np.ndarray) -> FigureResult:
+    """Show the weights, both sets of levels, and how far each weight moves.
+
+    Args:
+        block: (64,) weights.
+        nf4: (16,) levels of NF4, scaled to the block.
+        even: (16,) equally spaced levels, scaled to the block.
+    """
+    from matplotlib import pyplot as plt
+
+    fig, axes = plt.subplots(2, 1, figsize=(9, 3.6), sharex=True, layout="constrained")
+    errors = []
+    for panel, grid, name, color in ((axes[0], nf4, "NF4", BLUE), (axes[1], even, "even", ORANGE)):
+        nearest = grid[np.abs(block[:, None] - grid).argmin(1)]
+        errors.append(float(np.sqrt(np.mean((block - nearest) ** 2))))
+        panel.vlines(grid, 0, 1, color=color, lw=1.4)
+        for weight, level in zip(block, nearest, strict=True):
+            panel.plot([weight, level], [0.45, 0.85], color=GRAY, lw=0.7)
+        panel.plot(block, np.full(len(block), 0.4), "k|", ms=12)
+        panel.set(yticks=[], ylabel=name, ylim=(0, 1))
+        panel.set_title(f"root mean square error {errors[-1]:.4f}", loc="right")
+    axes[1].set_xlabel("weight")
+    alt = (
+        f"64 weights as ticks between {block.min():.2f} and {block.max():.2f}, twice. On NF4's levels, which crowd around "
+        f"zero, they move by {errors[0]:.4f} on average (root mean square); on 16 even levels by {errors[1]:.4f}."
+    )
+    return FigureResult(fig, alt, {"block": block, "nf4": nf4, "even": even})
+
+
+@figure("12.2", "Memory for fine-tuning with LoRA, by size of the language model, in two number formats.")
+def memory(plans: Mapping[str, tuple[Any, Any]]) -> FigureResult:
+    """Stacked bars: weights, adapters with their optimizer, activations.
+
+    Args:
+        plans: model → (plan in 16 bits, plan in NF4).
+    """
+    from matplotlib import pyplot as plt
+
+    fig, axes = plt.subplots(figsize=(8, 0.55 * 2 * len(plans) + 1.2), layout="constrained")
+    labels, words = [], []
+    for number, (name, pair) in enumerate(plans.items()):
+        for half, (plan, form) in enumerate(zip(pair, ("16 bits", "NF4"), strict=True)):
+            y, left = number * 2.4 + half, 0.0
+            for part, color, hatch in (("weights", BLUE, ""), ("adapters", GREEN, "///"), ("activations", GRAY, "")):
+                size = getattr(plan, part) / 1e9
+                label = part if number == half == 0 else None
+                axes.barh(y, size, left=left, color=color, hatch=hatch, edgecolor="white", label=label)
+                left += size
+            axes.text(left, y, f" {left:.1f} GB", va="center")
+            labels.append((y, f"{name}, {form}"))
+            words.append(f"{name} in {form}: {left:.1f} GB")
+    axes.set_yticks([y for y, _ in labels], [text for _, text in labels])
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlabel("memory (GB), estimated from the config")
+    axes.legend(loc="lower right")
+    alt = f"Bars of estimated memory. {'; '.join(words)}."
+    return FigureResult(fig, alt, {name: [plan.total for plan in pair] for name, pair in plans.items()})
+
+
+@figure("12.3", "Stage 2 on NF4 weights: the loss of the answers while projector and adapters learn.")
+def stage_2(losses: Sequence[float], about: Mapping[str, Any]) -> FigureResult:
+    """Draw the loss of each step with a moving mean.
+
+    Args:
+        losses: one per step.
+        about: what the run depends on, for the digest.
+    """
+    return FigureResult(*_curve(losses, "step of stage 2"), dict(about))
+
+
+@figure("12.4", "The mini chat model on recordings it has never seen: with their own ECG tokens, and with another's.")
+def with_and_without(rows: Sequence[tuple[str, int, float, float]]) -> FigureResult:
+    """Pairs of bars.
+
+    Args:
+        rows: (what, number of answers, share right with the own ECG, share right with another recording's ECG).
+    """
+    from matplotlib import pyplot as plt
+
+    fig, axes = plt.subplots(figsize=(8, 0.75 * len(rows) + 1.1), layout="constrained")
+    y = np.arange(len(rows))
+    axes.barh(y - 0.19, [own for *_, own, _ in rows], 0.36, color=BLUE, label="own ECG tokens")
+    axes.barh(y + 0.19, [o for *_, o in rows], 0.36, color=ORANGE, hatch="///", edgecolor="white", label="another's")
+    for row, (_, _, own, other) in enumerate(rows):
+        axes.text(own + 0.01, row - 0.19, f"{own:.2f}", va="center")
+        axes.text(other + 0.01, row + 0.19, f"{other:.2f}", va="center")
+    axes.set_yticks(y, [f"{name} (n = {n})" for name, n, *_ in rows])
+    axes.set(xlim=(0, 1.08), xlabel="right")
+    axes.axvline(0.5, color="black", lw=0.8, ls=":")
+    axes.invert_yaxis()
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.25), ncols=2)
+    words = "; ".join(f"{name} {own:.2f} with its own, {other:.2f} with another's" for name, _, own, other in rows)
+    alt = f"Pairs of bars for {len(rows)} kinds of question, share right: {words}."
+    return FigureResult(fig, alt, [list(row) for row in rows])
