@@ -399,3 +399,11 @@ def test_the_benchmark_says_what_it_needs(tmp_path):
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 2
     assert "ECGCHAT_REAL_DATA" in done.stderr
+
+
+@pytest.mark.parametrize("seed", [101, 103])
+def test_the_p_wave_of_a_bundle_branch_block_is_no_beat(seed):
+    from ecgchat_lib.datasets.synthetic import synthesize
+
+    ecg = synthesize(seed, finding="CLBBB")
+    assert len(find_r_peaks(ecg.signal, ecg.fs)) == pytest.approx(len(ecg.truth["r_peaks"]), abs=1)

@@ -20,6 +20,8 @@ QRS_BAND = (5.0, 25.0)  # Hz: QRS complexes are steep here, P and T waves are no
 SMOOTH_SECONDS = 0.08  # about the width of a narrow QRS complex
 REFRACTORY_SECONDS = 0.24  # no two beats are nearer than this (250 per minute)
 PEAK_FRACTION = 0.4  # of the typical peak's height
+WAVE_SECONDS = 0.36  # a P or T wave lies this near to its QRS complex
+WAVE_FRACTION = 0.6  # and is weaker than this fraction of it, even where a bundle branch block slows the QRS
 CONTRAST = 3.0  # peaks must stand out from the energy between beats by this factor
 
 
@@ -92,8 +94,22 @@ def find_r_peaks(signal: NDArray[np.floating], fs: float) -> NDArray[np.int64]:
         return peaks
     typical = np.percentile(energy[peaks], 90)
     peaks, _ = find_peaks(energy, distance=distance, height=PEAK_FRACTION * typical)
-    quiet = np.median(energy)
-    return peaks[energy[peaks] > CONTRAST * quiet]
+    peaks = peaks[energy[peaks] > CONTRAST * np.median(energy)]
+    return _without_waves(peaks, energy, WAVE_SECONDS * fs)
+
+
+def _without_waves(peaks: NDArray[np.int64], energy: NDArray[np.float64], distance: float) -> NDArray[np.int64]:
+    """Return the peaks without those that are near to a much stronger one: its P or T wave."""
+    if len(peaks) < 2:
+        return peaks
+    near = np.diff(peaks) <= distance
+    weaker = np.diff(energy[peaks]) < 0  # each peak against the one before
+    ratio = np.minimum(energy[peaks[1:]], energy[peaks[:-1]]) / np.maximum(energy[peaks[1:]], energy[peaks[:-1]])
+    pair = near & (ratio < WAVE_FRACTION)
+    wave = np.zeros(len(peaks), dtype=bool)
+    wave[1:] |= pair & weaker
+    wave[:-1] |= pair & ~weaker
+    return peaks[~wave]
 
 
 def median_beat(

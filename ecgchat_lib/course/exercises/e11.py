@@ -31,7 +31,12 @@ def _verify_splice(answer: Callable[..., tuple[Any, list[int]]], rng: Any) -> No
         ids = [int(n) for n in rng.integers(0, 20, size=length)]
         ids[int(rng.integers(1, length - 2))] = ECG
         labels = [-100] * (length - 2) + ids[-2:]
-        found = answer(list(ids), list(labels), words, ecg)
+        try:
+            found = answer(list(ids), list(labels), words, ecg)
+        except IndexError:
+            raise Misconception(
+                "You look up the mark -200 among the words, where there is no such row. It stands for the ECG's vectors."
+            ) from None
         if not (isinstance(found, tuple) and len(found) == 2):
             raise Misconception("Return two things: the vectors and the labels.")
         vectors, expected = found[0], splice(ids, labels, words, ecg)
@@ -86,8 +91,8 @@ def _verify_pad(answer: Callable[..., tuple[list[list[int]], list[list[int]]]], 
         expected = pad_left(lengths)
         if masks == [list(reversed(row)) for row in expected[0]]:
             raise Misconception(
-                f"lengths {lengths}: you pad on the right. Then the last place of a short prompt is padding, and the new "
-                "word would follow padding instead of the question."
+                f"lengths {lengths}: you pad on the right. Then the last place of a short prompt is padding, and the "
+                "new word would follow padding instead of the question."
             )
         expect_equal(masks, expected[0], f"lengths {lengths}, the masks", "1 for a token, 0 for padding, in front.")
         if positions == [list(range(max(lengths)))] * len(lengths):

@@ -43,9 +43,7 @@ def vector_lengths(
     return FigureResult(fig, alt, dict(about))
 
 
-@figure(
-    "11.2", "How near the first ECG token of real recordings lies to the words of each finding, after the warm start."
-)
+@figure("11.2", "How near the first ECG token of real recordings lies to the words of each finding.")
 def nearness(
     cosines: np.ndarray, records: Sequence[str], findings: Sequence[str], about: Mapping[str, Any]
 ) -> FigureResult:
@@ -68,8 +66,8 @@ def nearness(
         axes.plot(best, row, "k*", ms=8)
     fig.colorbar(shown, ax=axes, label="cosine")
     alt = (
-        f"A table in color of {len(records)} real recordings by {len(findings)} findings; purple to orange is the cosine "
-        "between the first ECG token and the finding's words. A star marks the nearest finding of each recording."
+        f"A table in color of {len(records)} real recordings by {len(findings)} findings; purple to orange is the "
+        "cosine between the first ECG token and the finding's words. A star marks the nearest finding of each recording."
     )
     return FigureResult(fig, alt, dict(about))
 
@@ -98,5 +96,6 @@ def _curve(losses: Sequence[float], label: str) -> tuple[Any, str]:
     axes.legend()
     third = max(1, len(losses) // 3)
     fell = np.mean(losses[-third:]) < np.mean(losses[:third])
-    alt = f"A curve of {len(losses)} steps. The mean loss of the last third is {'below' if fell else 'not below'} the first third's."
+    where = "below" if fell else "not below"
+    alt = f"A curve of {len(losses)} steps. The mean loss of the last third is {where} the first third's."
     return fig, alt

@@ -1,0 +1,321 @@
+# %% tags=["parameters"]
+PROFILE = "ci"  # which machine the sizes are for: ci|cpu|t4|h100
+SEED = 7  # seed of every random draw, 0..2147483647
+RECORDS = 96  # synthetic recordings to learn from, 16..20000
+WARM_STEPS = 200  # steps of the warm start, 1..100000
+STEPS = 12  # optimizer steps of stage 1, 3..1000000
+BATCH = 2  # conversations per step, 1..256
+
+# %% tags=["setup"]
+from ecgchat_lib.course import check, start
+
+run = start("11", globals())
+
+# %% [markdown]
+# ## 1. Two models that don't speak the same language
+#
+# The encoder of notebook 05 turns a recording into 101 vectors, its *ECG tokens*. A language model turns each word into
+# a vector, too, and everything after that happens among vectors. So why not hand it the ECG tokens as if they were
+# words? Because they have another width, and because their directions mean other things. A small network translates:
+# the **projector**, two linear layers with a GELU between them.
+#
+# GELU lets positive numbers pass and holds negative ones back, softly: $x \cdot \Phi(x)$, where $\Phi$ is the share of a
+# normal distribution below $x$.
+#
+# **Predict:** what is GELU of 0, about, of 3, and of −3?
+
+# %%
+import math
+
+import torch
+
+
+def gelu(x):
+    return 0.5 * x * (1 + math.erf(x / math.sqrt(2)))
+
+
+print([round(gelu(x), 2) for x in (-3, -1, 0, 1, 3)])
+up = torch.tensor([[1.0, 0], [0, -1]])  # (hidden 2, width 2)
+token = torch.tensor([3.0, 3])
+middle = up @ token
+print("up:", middle.tolist(), " GELU:", [round(gelu(x), 2) for x in middle.tolist()])
+
+# %% [markdown]
+# The library's projector is that, for whole batches. (It puts a LayerNorm in front, because the tokens come from before
+# the encoder's last norm and have no fixed scale; the original doesn't.)
+
+# %%
+from ecgchat_lib.chat.projector import Projector
+
+torch.manual_seed(SEED)
+small = Projector(4, 6, input_norm=False)  # from width 4 to hidden 6
+x = torch.randn(2, 3, 4)  # (batch, token, width)
+hidden = x @ small.up.weight.T + small.up.bias
+passed = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
+assert torch.allclose(small(x), passed @ small.down.weight.T + small.down.bias, atol=1e-6)
+print("by hand equals the library:", tuple(small(x).shape))
+
+# %% [markdown]
+# Its size follows from the two widths. In the paper it is a two-layer MLP from 768 to 5,120 to 5,120:
+
+
+# %%
+def projector_parameters(width, hidden):
+    return width * hidden + hidden + hidden * hidden + hidden
+
+
+counted = sum(p.numel() for p in Projector(192, 576, input_norm=False).parameters())
+assert counted == projector_parameters(192, 576)
+print(f"mini, 192 to 576: {projector_parameters(192, 576):,}")
+print(f"paper, 768 to 5120: {projector_parameters(768, 5120):,}")
+
+# %% [markdown]
+# ## 2. The splice
+#
+# The prompt has one place where the ECG goes, the mark `<ecg>`. Its id is −200, which no vocabulary has. All words are
+# looked up, and where the mark was, the projected ECG tokens are put in. With three words and two ECG tokens:
+
+# %%
+words = torch.tensor([[0.0, 0], [1, 1], [2, 2], [3, 3]])  # 4 words, each 2 numbers
+ids = [1, -200, 3, 2]
+ecg = torch.tensor([[7.0, 8], [9, 9]])  # 2 ECG tokens
+place = ids.index(-200)
+spliced = torch.cat([words[ids[:place]], ecg, words[ids[place + 1 :]]])
+print(spliced.int().tolist())
+
+# %% [markdown]
+# ### Exercise 11.1 Splice ECG tokens into a prompt (★★☆, 10 min)
+#
+# The labels must grow with the vectors: nothing is to be learned at an ECG token, so its label is −100.
+#
+# <details><summary>Hint 1</summary>n words with a mark among them and m ECG tokens give n − 1 + m places.</details>
+# <details><summary>Hint 2</summary>Cut the labels at the same place as the ids, and put m times −100 between.</details>
+
+
+# %% tags=["solution"]
+def splice(ids, labels, words, ecg):
+    """ids, labels: lists with -200 once in ids; words: (vocabulary, hidden); ecg: (m, hidden). Return vectors, labels."""
+    # <solution>
+    place = ids.index(-200)
+    vectors = torch.cat([words[ids[:place]], ecg, words[ids[place + 1 :]]])
+    spread = [*labels[:place], *[-100] * len(ecg), *labels[place + 1 :]]
+    return vectors, spread
+    # </solution>
+
+
+# %%
+check("11.1", splice)
+
+# %% [markdown]
+# Now with the real ones: SmolLM2-135M, a small Llama, and the mini encoder of the course, on a real recording.
+
+# %%
+from ecgchat_lib.chat.language_model import load_language_model
+from ecgchat_lib.chat.mini_recipe import build_chat
+from ecgchat_lib.chat.template import ECG_ID, encode
+from ecgchat_lib.coca.checkpoint import load_mini
+from ecgchat_lib.coca.embed import encoder_tokens
+from ecgchat_lib.coca.preprocess import recording_windows
+from ecgchat_lib.datasets.cpsc2018 import load_real_sample
+from ecgchat_lib.ecg.recording import read_recording
+
+language_model = load_language_model(quantized=False)
+encoder = load_mini()
+real = load_real_sample()
+recordings = [read_recording(path) for path in real["path"]]
+real_tokens = encoder_tokens(recording_windows(recordings, encoder.config.encoder), encoder)
+print("ECG tokens of", len(real), "real recordings:", tuple(real_tokens.shape))
+
+# %%
+chat = build_chat(language_model, real_tokens.shape[-1], SEED)
+asked = encode([("<ecg>\nWhat does this ECG show?", "It shows atrial fibrillation.")], chat.tokenizer, chat.template)
+batch = chat.prepare([asked], real_tokens[:1])
+print(
+    f"{len(asked.ids)} ids with the mark  →  {batch.embeddings.shape[1]} places of {batch.embeddings.shape[2]} numbers"
+)
+at = asked.ids.index(ECG_ID)
+torch.testing.assert_close(batch.embeddings[0, at : at + 101], chat.projector(real_tokens[:1])[0])
+print("places", at, "to", at + 100, "are the projected ECG tokens")
+
+# %% [markdown]
+# A fresh projector's outputs have a random length. Words of SmolLM2 are short vectors; ECG tokens several times their
+# length would shout them down. So the projector's last layer is scaled once (`scale_to`).
+
+# %%
+from ecgchat_lib.course.figures import f11
+
+torch.manual_seed(SEED)
+fresh = Projector(real_tokens.shape[-1], batch.embeddings.shape[2])
+with torch.no_grad():
+    scaled = batch.embeddings[0].norm(dim=-1)
+    unscaled = scaled.clone()
+    unscaled[at : at + 101] = fresh(real_tokens[:1])[0].norm(dim=-1)
+run.show(f11.vector_lengths, unscaled.numpy(), scaled.numpy(), at, 101, {"record": real["record"][0], "seed": SEED})
+
+# %% [markdown]
+# ## 3. Only the projector learns
+#
+# Stage 1 keeps both shores still and builds the bridge: encoder and language model are frozen. But the *gradient* has to
+# pass through the whole language model to reach the projector, so a step costs as much as if more were trained.
+#
+# **Predict:** the language model has 134.5 million numbers. What share of all of them is trained in stage 1?
+
+# %%
+from ecgchat_lib.chat.train import trained_parameters
+
+chat.language_model.requires_grad_(False)
+chat([asked], real_tokens[:1]).backward()
+moved = [name for name, p in chat.named_parameters() if p.grad is not None and bool(p.grad.any())]
+assert sorted(moved) == sorted(trained_parameters(chat))
+trained = sum(p.numel() for p in trained_parameters(chat).values())
+everything = sum(p.numel() for p in chat.parameters())
+print(", ".join(moved))
+print(f"{trained:,} of {everything:,} numbers are trained: {100 * trained / everything:.1f} percent")
+chat.zero_grad()
+
+# %% [markdown]
+# ## 4. What it learns from
+#
+# Synthetic recordings, each with one question and the answer that its statements support, as in notebook 10. The
+# encoder is frozen, so its tokens are computed once.
+
+# %%
+import numpy as np
+
+from ecgchat_lib.coca.preprocess import front_end
+from ecgchat_lib.datasets.synthetic import synthesize
+from ecgchat_lib.instruct.findings import FINDINGS, presence
+
+made = [synthesize(SEED * 100_000 + number) for number in range(RECORDS)]
+windows = front_end(np.stack([item.signal for item in made]), encoder.config.encoder, fs=made[0].fs)
+tokens = encoder_tokens(windows, encoder)
+states = [[presence(finding, item.statements) for finding in FINDINGS] for item in made]
+targets = torch.tensor([[float("nan") if there is None else float(there) for there in row] for row in states])
+print("tokens:", tuple(tokens.shape), " findings:", tuple(targets.shape), " left open:", int(targets.isnan().sum()))
+
+# %% [markdown]
+# ### A warm start
+#
+# A step through the language model costs seconds on a laptop; so it pays to bring the projector near its goal without
+# it. The first ECG token (CLS) sums up the recording. Let it point to where the *words* for its findings point: the mean
+# embedding of "atrial fibrillation", say, less what all findings have in common. That takes a matrix product per step.
+# The paper doesn't do this; it has 619,000 pairs and GPUs instead.
+
+# %%
+from ecgchat_lib.chat.train import warm_start
+
+phrases = [finding.phrase for finding in FINDINGS]
+losses = warm_start(chat, tokens, targets, phrases, steps=WARM_STEPS, seed=SEED)
+print(WARM_STEPS, "steps; the loss fell:", bool(np.mean(losses[-10:]) < np.mean(losses[:10])))
+
+# %%
+embeddings = chat.language_model.get_input_embeddings().weight.detach()
+directions = torch.stack(
+    [embeddings[chat.tokenizer(" " + p, add_special_tokens=False).input_ids].mean(0) for p in phrases]
+)
+directions = torch.nn.functional.normalize(directions - directions.mean(0), dim=-1)
+with torch.no_grad():
+    first = torch.nn.functional.normalize(chat.projector(real_tokens[:, :1])[:, 0], dim=-1)
+names = [f"{r} ({', '.join(c for c, _ in s)})" for r, s in zip(real["record"], real["statements"], strict=True)]
+about = {"records": names, "seed": SEED, "learned_from": RECORDS, "steps": WARM_STEPS}
+run.show(f11.nearness, (first @ directions.T).numpy(), names, phrases, about)
+
+# %% [markdown]
+# Read a row: what does the projector, after some seconds on synthetic recordings, take this *real* recording for? The
+# dataset's own label stands in brackets. It is often near and sometimes wrong; synthetic recordings are no substitute.
+#
+# ## 5. Stage 1
+#
+# Now the real thing: the loss is that of the answers' tokens, through the frozen language model.
+
+# %%
+from ecgchat_lib.chat.train import Example, TrainConfig, train_projector
+from ecgchat_lib.instruct.build import Teacher
+
+examples = []
+for row, item in enumerate(made):
+    turn = Teacher(item.statements, None, np.random.default_rng(row)).diagnosis()
+    if turn is not None:
+        pair = [("<ecg>\n" + turn.question, turn.answer)]
+        examples.append(Example(encode(pair, chat.tokenizer, chat.template), row))
+before = {name: p.clone() for name, p in chat.language_model.named_parameters()}
+config = TrainConfig(steps=STEPS, batch=BATCH, learning_rate=5e-3, seed=SEED)
+losses = train_projector(chat, examples, tokens, config)
+third = STEPS // 3
+print("mean loss of the last third below the first third's:", bool(np.mean(losses[-third:]) < np.mean(losses[:third])))
+print("language model unchanged:", all(torch.equal(p, before[n]) for n, p in chat.language_model.named_parameters()))
+run.show(f11.stage_1, losses, {"seed": SEED, "steps": STEPS, "batch": BATCH, "examples": len(examples)})
+
+# %% [markdown]
+# Mostly the model learns *how* such answers are worded; soft vectors in a prompt can do that much. To name what is on
+# the recording takes more recordings, and a language model that may adapt: stage 2, in the next notebook.
+#
+# ## 6. Batches of different lengths
+#
+# Prompts differ in length, and a batch needs one length. Padding must change nothing. In training it stands on the
+# right; for generating on the *left*, since the new word follows the last place.
+#
+# ### Exercise 11.2 Pad a batch so that it can be continued (★★☆, 10 min)
+#
+# Return, for prompts of the given lengths, the masks (1 token, 0 padding) and the positions (0 for padding).
+#
+# <details><summary>Hint 1</summary>Every row is as long as the longest prompt; padding stands in front.</details>
+# <details><summary>Hint 2</summary>The first real token of each row has position 0.</details>
+
+
+# %% tags=["solution"]
+def pad_left(lengths):
+    """lengths: list of prompt lengths. Return (masks, positions), two lists with a list of whole numbers per prompt."""
+    # <solution>
+    longest = max(lengths)
+    masks = [[0] * (longest - n) + [1] * n for n in lengths]
+    positions = [[0] * (longest - n) + list(range(n)) for n in lengths]
+    return masks, positions
+    # </solution>
+
+
+# %%
+check("11.2", pad_left)
+
+# %% [markdown]
+# The library's version, checked: two prompts in one batch give the logits that each gives alone.
+
+# %%
+longer = encode([("<ecg>\nIs it normal?", "No."), ("Why not?", "The rhythm.")], chat.tokenizer, chat.template)
+with torch.no_grad():
+    together, _ = chat.answer_logits(chat.prepare([asked, longer], real_tokens[:2]))
+    alone = [chat.answer_logits(chat.prepare([e], real_tokens[k : k + 1]))[0] for k, e in enumerate((asked, longer))]
+difference = (together - torch.cat(alone)).abs().max().item()
+assert difference < 1e-3
+print("largest difference below 0.001:", difference < 1e-3)
+
+# %% [markdown]
+# ## Recap
+#
+# - ECG tokens enter as vectors at the mark `<ecg>`, and labels move with them (exercise 11.1).
+# - The projector is two linear layers; in stage 1 only it gets gradients, all through a frozen model (section 3).
+# - Scale and a warm start bring its outputs near the words before an expensive step is made (sections 2 and 4).
+# - Padding, on the left for generation, changes nothing (exercise 11.2).
+#
+# **What to copy.** `ecgchat_lib/chat/projector.py` needs torch alone; `chat/model.py` needs it and a transformers model.
+#
+# **Common errors**
+#
+# - *A projector that was never loaded.* It answers fluently, about nothing. Compare logits after loading.
+# - *Tokens of another encoder, or from after its last norm.* Same shape, no error. Our folders keep the encoder's hash.
+# - *The mark is tokenized as text.* Then the model reads `<`, `ecg`, `>` and no ECG. Count the places.
+# - *`torch.no_grad()` around the frozen model.* Then nothing reaches the projector. Freeze weights, not the graph.
+#
+# ## References
+#
+# - Zhao et al. 2024, ECG-Chat, [arXiv 2408.08849](https://arxiv.org/abs/2408.08849): stage 1 on 619 K pairs.
+# - Liu et al. 2023, Improved Baselines with Visual Instruction Tuning (the MLP projector),
+#   [arXiv 2310.03744](https://arxiv.org/abs/2310.03744).
+# - Hendrycks and Gimpel 2016, Gaussian Error Linear Units, [arXiv 1606.08415](https://arxiv.org/abs/1606.08415).
+# - Model: SmolLM2-135M-Instruct, Ben Allal et al. 2025, [arXiv 2502.02737](https://arxiv.org/abs/2502.02737),
+#   Apache-2.0. Mini encoder: trained on PTB-XL, Wagner et al. 2020,
+#   [doi:10.1038/s41597-020-0495-6](https://doi.org/10.1038/s41597-020-0495-6), CC BY 4.0. Recordings: CPSC2018, Liu et
+#   al. 2018, [doi:10.1166/jmihi.2018.2442](https://doi.org/10.1166/jmihi.2018.2442), CC BY 4.0.
+
+# %%
+run.finish({"trained_parameters": trained, "first_loss": losses[0], "last_loss": losses[-1], "steps": STEPS})
