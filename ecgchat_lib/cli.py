@@ -138,9 +138,8 @@ def chat(
     from ecgchat_lib.ecg.recording import read_recording
 
     recording = read_recording(record)
-    for note in recording.notes:
-        typer.echo(f"{recording.name}: {note}", err=True)
     session = load_chat()
+    told: set[str] = set()
 
     def answer(question: str) -> None:
         reply = session.ask(recording, question)
@@ -148,6 +147,10 @@ def chat(
             typer.echo(json_line({"record": recording.name, "question": question, "answer": reply.text}))
         else:
             typer.echo(reply.text)
+        for note in reply.notes:
+            if note not in told:  # what was changed in the recording is said once, not at each turn
+                typer.echo(f"{recording.name}: {note}", err=True)
+                told.add(note)
 
     for question in message or _questions():
         answer(question)

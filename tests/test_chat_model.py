@@ -241,6 +241,14 @@ def test_wrong_shapes_are_named():
         get_template("alpaca")
 
 
+def test_tokens_from_inference_mode_can_be_trained_on():
+    chat = tiny_chat()
+    with torch.inference_mode():
+        ecg = random_ecg(1) * 1.0
+    chat([encode(SHORT, chat.tokenizer, chat.template)], ecg).backward()
+    assert chat.projector.up.weight.grad.abs().sum() > 0
+
+
 def test_projector_is_two_linears_with_gelu():
     projector, tokens = Projector(WIDTH, HIDDEN, input_norm=False), torch.randn(2, 3, WIDTH)
     hidden = tokens @ projector.up.weight.T + projector.up.bias
@@ -248,4 +256,4 @@ def test_projector_is_two_linears_with_gelu():
     torch.testing.assert_close(projector(tokens), by_hand)
     words = torch.randn(100, HIDDEN) * 0.03
     projector.scale_to(words)
-    assert 0.5 < float(projector(torch.randn(50, 4, WIDTH)).std() / words.std()) < 2
+    assert 0.5 < (projector(torch.randn(50, 4, WIDTH)).std() / words.std()).item() < 2

@@ -171,7 +171,7 @@ def test_bad_pairs_and_settings_are_told():
 
 
 def test_a_batch_has_different_records_and_follows_the_weights():
-    model, pairs = model_and_pairs()
+    _, pairs = model_and_pairs()
     pairs.weights = [1.0] * 6 + [0.0] * 6
     batch = pairs.draw(6, torch.Generator().manual_seed(0))
     assert len(set(batch.keys)) == 6

@@ -21,6 +21,8 @@ from ecgchat_lib.errors import MissingPartError, ParameterError
 
 PROJECT = Path(__file__).parent.parent
 
+pytestmark = pytest.mark.slow
+
 
 def contents(root):
     kept = [path for path in root.rglob("*") if path.is_file() and path.suffix in {".ipynb", ".png", ".json", ".md"}]

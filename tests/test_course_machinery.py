@@ -396,6 +396,7 @@ def test_expected_and_found_values_are_shown():
 # --- network
 
 
+@pytest.mark.filterwarnings("ignore:A test tried to use socket")
 def test_the_network_is_blocked_in_tests():
     with pytest.raises((SocketConnectBlockedError, NetworkBlockedError)):
         socket.create_connection(("192.0.2.1", 80), timeout=1)

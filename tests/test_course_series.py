@@ -128,7 +128,7 @@ def test_a_notebook_has_two_exercises_told_as_they_are_defined(notebook):
         heading = re.search(rf"^### Exercise {re.escape(exercise.id)}\W+(.*)$", text, re.MULTILINE)
         assert heading, f"there is no heading '### Exercise {exercise.id} …'"
         assert f"({stars}, {exercise.minutes} min)" in heading[1]
-        assert exercise.title in heading[1]
+        assert exercise.title.lower() in heading[1].lower()
         assert f'check("{exercise.id}"' in calls
     assert text.count("<details>") >= len(found), "each exercise has a hint"
 

@@ -306,6 +306,7 @@ def run_recipe(real: Path, out: Path, config: RecipeConfig) -> dict[str, Any]:
         **evaluate_mini(chat, encoder, material, tokens, config),
     }
     save_results(results)
+    write_card(out, results)
     return results
 
 
@@ -340,6 +341,73 @@ def save_results(results: Mapping[str, Any]) -> Path:
     temporary.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     os.replace(temporary, path)
     return path
+
+
+def write_card(folder: Path, results: Mapping[str, Any]) -> Path:
+    """Write the model card, README.md, from the results; every number in it is theirs."""
+    recipe, data, times = results["recipe"], results["data"], results["times"]
+    steps = f"stage 1 {recipe['stage1']['steps']}, stage 2 {recipe['stage2']['steps']} steps"
+    path = folder / "README.md"
+    text = f"""# ECG-Chat mini
+
+A projector and LoRA adapters that let SmolLM2-135M-Instruct answer short questions about a 12-lead ECG. They belong to
+the language model and to the encoder (`{results["encoder"]["name"]}`) whose hashes stand in `manifest.json`, and refuse
+others. **For teaching; no medical device. It is often wrong. Nobody must be treated by what it says.**
+
+- License of these weights: CC BY 4.0, as the recordings they were trained on. Language model: SmolLM2-135M-Instruct,
+  Apache-2.0, not included.
+- Trained on {data["real_train"]} recordings of PTB-XL, folds 1–8 (Wagner et al. 2020, CC BY 4.0), drawn by rarity, and
+  {data["synthetic_train"]} synthetic ones, drawn {recipe["synthetic_weight"]} times as often.
+- Conversations: by rules from statements and measured values (`ecgchat_lib/instruct`); each checked against both.
+- Recipe: `python -m ecgchat_lib.chat.mini_recipe`, seed {recipe["seed"]}; warm start {recipe["warm_start"]} steps, {steps}
+  of one sequence of up to {recipe["questions"]} questions; LoRA rank {recipe["rank"]} on every linear layer but the head;
+  float32.
+- Time: {times["training_seconds"] / 60:.0f} minutes on one busy CPU core ({times["stage2_seconds_per_step"]:.1f} s per
+  step of stage 2).
+
+## Results
+
+Greedy decoding. "Another's ECG" is the control: the same prompt with the same measured values, but the ECG tokens of
+another recording. What both columns share needs no ECG tokens. The yes/no questions ask each finding about as often
+where it is absent as where it is present; their balanced accuracy is by the answer's first word. The settings were not
+tuned on fold 9, but the encoder was chosen on one half of it.
+
+{_result_table(results)}
+
+## Limits
+
+- Rate and intervals are copied from the measured values in the prompt; the model doesn't measure. Where these are
+  wrong, so is the answer.
+- It knows the findings of `ecgchat_lib/instruct/findings.py` and the wordings of `ecgchat_lib/instruct/wording.py`.
+  Other questions get a fluent answer without ground, and it doesn't say that it doesn't know.
+- Leads were scaled one by one: what needs millivolts (hypertrophy, low voltage) it can only guess from shapes.
+- Trained on adults of one center, read in short recordings of 10 s. Pacemakers, children and rare rhythms are nearly
+  absent.
+- Statements of PTB-XL are partly unvalidated machine reports; the model repeats their habits.
+"""
+    temporary = path.with_name(".README.part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def _result_table(results: Mapping[str, Any]) -> str:
+    lines = ["| recordings | question | answers | own ECG | another's ECG |", "| --- | --- | --- | --- | --- |"]
+    for key, name in (("fold9", "PTB-XL, fold 9"), ("real_sample", "CPSC2018, A0001–A0010")):
+        own, other = results[key]["own_ecg"], results[key]["shuffled_ecg"]
+        for kind, figure, words in (
+            ("presence", "balanced_accuracy", "is the finding there? (balanced accuracy)"),
+            ("presence", "mean_over_these_findings", "the same, mean over findings with 5 or more of each"),
+            ("rhythm", "accuracy", "rhythm: sinus, fibrillation or other (accuracy)"),
+            ("rate", "within_5_per_minute", "rate within 5 per minute of the measured"),
+        ):
+            if kind not in own or own[kind][figure] is None:
+                continue
+            shown = f"{own[kind][figure]:.3f}"
+            if figure == "balanced_accuracy":
+                shown += " ({:.3f} to {:.3f})".format(*own[kind]["interval_95"])
+            lines.append(f"| {name} | {words} | {own[kind]['n']} | {shown} | {other[kind][figure]:.3f} |")
+    return "\n".join(lines)
 
 
 def _counts(material: Material) -> dict[str, int]:

@@ -43,6 +43,8 @@ class Projector(nn.Module):
                 f"projector: got ECG tokens of shape {tuple(tokens.shape)}, expected (batch, tokens, {self.width}). "
                 "Use the encoder that this projector was trained with."
             )
+        if tokens.is_inference():  # made under torch.inference_mode(), and of no use to a backward pass as it is
+            tokens = tokens.clone()
         return cast(torch.Tensor, self.down(nn.functional.gelu(self.up(self.norm(tokens)))))
 
     def scale_to(self, embeddings: torch.Tensor) -> None:

@@ -140,7 +140,6 @@ for name, table in {"fit": fit, "share": share, "answer": share @ value}.items()
     print(f"{name:7}", [[round(number, 2) for number in row] for row in table.tolist()])
 
 
-
 # %% [markdown]
 # The first token fits the first key best, so its answer is mostly the first value. The division by $\sqrt{2}$, the
 # root of the width, keeps the fits from growing with the width; without it the softmax of wide tokens would pick a
@@ -233,8 +232,9 @@ untrained = encoder(window).tokens[0, 1:].numpy()
 run.show(f05.token_likeness, untrained, trained, window[0, 1].numpy(), RECORD)
 
 # %% [markdown]
-# After training, patches with a beat resemble one another and differ from those between the beats: stripes at the
-# rhythm of the heart. Nobody told the encoder what a beat is. It found that beats help to match reports.
+# Lines beside the diagonal are one, two, three beats away from it: patches at the same place of the beat are alike.
+# Random weights show them already, faintly, because alike patches give alike vectors. Training makes them sharp and
+# sets the beats apart from what lies between them. Nobody told the encoder what a beat is; it helps to match reports.
 #
 # ## Exercises
 #

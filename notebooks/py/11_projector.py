@@ -19,8 +19,8 @@ run = start("11", globals())
 # words? Because they have another width, and because their directions mean other things. A small network translates:
 # the **projector**, two linear layers with a GELU between them.
 #
-# GELU lets positive numbers pass and holds negative ones back, softly: $x \cdot \Phi(x)$, where $\Phi$ is the share of a
-# normal distribution below $x$.
+# GELU lets positive numbers pass and holds negative ones back, softly: $x \cdot \Phi(x)$, where $\Phi$ is the share of
+# a normal distribution below $x$.
 #
 # **Predict:** what is GELU of 0, about, of 3, and of −3?
 
@@ -34,11 +34,11 @@ def gelu(x):
     return 0.5 * x * (1 + math.erf(x / math.sqrt(2)))
 
 
-print([round(gelu(x), 2) for x in (-3, -1, 0, 1, 3)])
+print([round(gelu(x), 3) for x in (-3, -1, 0, 1, 3)])
 up = torch.tensor([[1.0, 0], [0, -1]])  # (hidden 2, width 2)
 token = torch.tensor([3.0, 3])
 middle = up @ token
-print("up:", middle.tolist(), " GELU:", [round(gelu(x), 2) for x in middle.tolist()])
+print("up:", middle.tolist(), " GELU:", [round(gelu(x), 3) for x in middle.tolist()])
 
 # %% [markdown]
 # The library's projector is that, for whole batches. (It puts a LayerNorm in front, because the tokens come from before
@@ -94,7 +94,7 @@ print(spliced.int().tolist())
 
 # %% tags=["solution"]
 def splice(ids, labels, words, ecg):
-    """ids, labels: lists with -200 once in ids; words: (vocabulary, hidden); ecg: (m, hidden). Return vectors, labels."""
+    """ids (one of them -200), labels: lists; words: (vocabulary, hidden); ecg: (m, hidden). Return vectors, labels."""
     # <solution>
     place = ids.index(-200)
     vectors = torch.cat([words[ids[:place]], ecg, words[ids[place + 1 :]]])
@@ -138,8 +138,8 @@ torch.testing.assert_close(batch.embeddings[0, at : at + 101], chat.projector(re
 print("places", at, "to", at + 100, "are the projected ECG tokens")
 
 # %% [markdown]
-# A fresh projector's outputs have a random length. Words of SmolLM2 are short vectors; ECG tokens several times their
-# length would shout them down. So the projector's last layer is scaled once (`scale_to`).
+# A fresh projector's outputs have any length, the words' vectors have theirs. So that neither drowns the other, the
+# projector's last layer is scaled once (`scale_to`).
 
 # %%
 from ecgchat_lib.course.figures import f11
@@ -155,8 +155,8 @@ run.show(f11.vector_lengths, unscaled.numpy(), scaled.numpy(), at, 101, {"record
 # %% [markdown]
 # ## 3. Only the projector learns
 #
-# Stage 1 keeps both shores still and builds the bridge: encoder and language model are frozen. But the *gradient* has to
-# pass through the whole language model to reach the projector, so a step costs as much as if more were trained.
+# Stage 1 keeps both shores still and builds the bridge: encoder and language model are frozen. But the *gradient* has
+# to pass through the whole language model to reach the projector, so a step costs as much as if more were trained.
 #
 # **Predict:** the language model has 134.5 million numbers. What share of all of them is trained in stage 1?
 
@@ -197,9 +197,9 @@ print("tokens:", tuple(tokens.shape), " findings:", tuple(targets.shape), " left
 # ### A warm start
 #
 # A step through the language model costs seconds on a laptop; so it pays to bring the projector near its goal without
-# it. The first ECG token (CLS) sums up the recording. Let it point to where the *words* for its findings point: the mean
-# embedding of "atrial fibrillation", say, less what all findings have in common. That takes a matrix product per step.
-# The paper doesn't do this; it has 619,000 pairs and GPUs instead.
+# it. The first ECG token (CLS) sums up the recording. Let it point to where the *words* for its findings point: the
+# mean embedding of "atrial fibrillation", say, less what all findings have in common. That takes a matrix product
+# per step. The paper doesn't do this; it has 619,000 pairs and GPUs instead.
 
 # %%
 from ecgchat_lib.chat.train import warm_start
@@ -222,7 +222,8 @@ run.show(f11.nearness, (first @ directions.T).numpy(), names, phrases, about)
 
 # %% [markdown]
 # Read a row: what does the projector, after some seconds on synthetic recordings, take this *real* recording for? The
-# dataset's own label stands in brackets. It is often near and sometimes wrong; synthetic recordings are no substitute.
+# dataset's own label stands in brackets; look whether it stands out in its row. Sinus rhythm is nearest to most, since
+# most recordings have it. Synthetic recordings are no substitute for real ones, but they are a start.
 #
 # ## 5. Stage 1
 #
@@ -297,7 +298,7 @@ print("largest difference below 0.001:", difference < 1e-3)
 # - Scale and a warm start bring its outputs near the words before an expensive step is made (sections 2 and 4).
 # - Padding, on the left for generation, changes nothing (exercise 11.2).
 #
-# **What to copy.** `ecgchat_lib/chat/projector.py` needs torch alone; `chat/model.py` needs it and a transformers model.
+# **What to copy.** `ecgchat_lib/chat/projector.py` needs torch alone; `chat/model.py` needs it and transformers.
 #
 # **Common errors**
 #

@@ -35,7 +35,7 @@ def _verify_splice(answer: Callable[..., tuple[Any, list[int]]], rng: Any) -> No
             found = answer(list(ids), list(labels), words, ecg)
         except IndexError:
             raise Misconception(
-                "You look up the mark -200 among the words, where there is no such row. It stands for the ECG's vectors."
+                "You look up the mark -200 among the words, where there is no such row. It stands for the ECG."
             ) from None
         if not (isinstance(found, tuple) and len(found) == 2):
             raise Misconception("Return two things: the vectors and the labels.")

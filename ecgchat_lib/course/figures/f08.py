@@ -38,7 +38,9 @@ def real_sample(
         right += best == column
         ax.add_patch(plt.Rectangle((column - 0.47, row - 0.45), 0.94, 0.9, fill=False, ec=ORANGE, lw=2.5))
         for place, cosine in enumerate(cosines[row]):
-            ax.text(place, row, f"{cosine:.2f}" + (" ◄" if place == best else ""), ha="center", va="center")
+            dark = (cosine - low[row, 0]) / (high[row, 0] - low[row, 0]) > 0.7
+            words = f"{cosine:.2f}" + (" ◄" if place == best else "")
+            ax.text(place, row, words, ha="center", va="center", color="white" if dark else "black")
     ax.set_yticks(range(len(records)), [f"{name}  {label}" for name, label in zip(records, labels, strict=True)])
     ax.set_xticks(range(len(texts)), [f"{c}\n{_wrapped(t)}" for c, t in zip(findings, texts, strict=True)], fontsize=9)
     alt = (
@@ -77,7 +79,7 @@ def zero_shot(
     ax.axhline(0.5, color="black", lw=0.9, ls=":")
     ax.set_xticks(range(len(names)), [f"{name}\nn = {n}" for name, n in zip(names, positives, strict=True)])
     ax.set(ylabel="AUC", ylim=(0, 1.02))
-    ax.legend(loc="lower right", framealpha=0.9, frameon=True)
+    fig.legend(loc="outside upper center", ncols=2)
     higher = [name for name in names if areas["mini"][name] > areas["random encoder"][name]]
     counts = ", ".join(f"{n} {name}" for name, n in zip(names, positives, strict=True))
     alt = (

@@ -34,7 +34,7 @@ def vector_lengths(
     axes.plot(places[ecg], unscaled[ecg], "^", ms=4, color=GRAY, label="ECG tokens, fresh projector")
     axes.plot(places[ecg], scaled[ecg], "s", ms=3.5, color=ORANGE, label="ECG tokens, scaled")
     axes.plot(places[~ecg], scaled[~ecg], "o", ms=4, color=BLUE, label="words")
-    axes.set(xlabel="place in the prompt", ylabel="length of the vector", yscale="log")
+    axes.set(xlabel="place in the prompt", ylabel="length of the vector", ylim=(0, None))
     axes.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.2))
     alt = (
         f"The prompt has {len(scaled)} places: {first} word tokens, {tokens} ECG tokens in a shaded band, and "
@@ -67,7 +67,7 @@ def nearness(
     fig.colorbar(shown, ax=axes, label="cosine")
     alt = (
         f"A table in color of {len(records)} real recordings by {len(findings)} findings; purple to orange is the "
-        "cosine between the first ECG token and the finding's words. A star marks the nearest finding of each recording."
+        "cosine between the first ECG token and the finding's words. A star marks each recording's nearest finding."
     )
     return FigureResult(fig, alt, dict(about))
 

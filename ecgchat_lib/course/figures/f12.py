@@ -38,7 +38,7 @@ def levels(block: np.ndarray, nf4: np.ndarray, even: np.ndarray) -> FigureResult
     axes[1].set_xlabel("weight")
     alt = (
         f"64 weights as ticks between {block.min():.2f} and {block.max():.2f}, twice. On NF4's levels, which crowd "
-        f"around zero, they move by {errors[0]:.4f} on average (root mean square); on 16 even levels by {errors[1]:.4f}."
+        f"around zero, they move by {errors[0]:.4f} (root mean square); on 16 even levels by {errors[1]:.4f}."
     )
     return FigureResult(fig, alt, {"block": block, "nf4": nf4, "even": even})
 

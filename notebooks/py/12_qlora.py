@@ -1,0 +1,342 @@
+# %% tags=["parameters"]
+PROFILE = "ci"  # which machine the sizes are for: ci|cpu|t4|h100
+SEED = 7  # seed of every random draw, 0..2147483647
+RECORDS = 24  # synthetic recordings to learn from, 8..20000
+STEPS = 8  # optimizer steps of stage 2, 4..1000000
+RANK = 8  # rank of the adapters, 1..256
+QUESTION = "What is the heart rhythm?"  # asked of the mini about a real recording
+
+# %% tags=["setup"]
+from ecgchat_lib.course import check, start
+
+run = start("12", globals())
+
+# %% [markdown]
+# ## 1. Sixteen levels for a weight
+#
+# A 13-billion-weight model in 16 bits fills 26 GB before it has read a word. **QLoRA** fine-tunes it in a third of the
+# memory with two ideas: keep the frozen weights in four bits, and train small *adapters* beside them.
+#
+# Four bits name sixteen numbers. Which sixteen? The weights of a layer are distributed like a bell: most are near zero.
+# So NF4 ("normal float") takes the places where a normal distribution has equal shares between them: many levels near
+# zero, few outside. Zero itself is a level, so eight levels lie above it and seven below.
+
+# %%
+import numpy as np
+from scipy.stats import norm
+
+edge = 0.9677083  # the share below the outermost level; chosen by the authors of QLoRA
+above = norm.ppf(np.linspace(edge, 0.5, 9)[:-1])  # 8 levels above zero
+below = -norm.ppf(np.linspace(edge, 0.5, 8)[:-1])  # 7 levels below zero
+levels = np.sort(np.concatenate([above, [0.0], below]))
+levels = levels / np.abs(levels).max()
+print(np.round(levels, 3).tolist())
+
+# %%
+import bitsandbytes.functional as four_bits
+import torch
+
+theirs = four_bits.get_4bit_type("nf4", device="cpu")
+assert np.allclose(np.sort(theirs.numpy()), levels, atol=1e-6)
+print("bitsandbytes has the same sixteen levels")
+
+# %% [markdown]
+# A *block* of 64 weights shares one scale, its largest size. Divide by it, look up the nearest level, keep the level's
+# number. Here are four weights, so that it can be followed by hand.
+#
+# **Predict:** the block is 0.02, −0.10, 0.03, 0.20. What is its scale, and which weights will be reproduced exactly?
+
+# %%
+tiny = np.array([0.02, -0.10, 0.03, 0.20])
+scale = np.abs(tiny).max()
+codes = np.abs(tiny[:, None] / scale - levels).argmin(1)
+print("scale", scale, " codes", codes.tolist(), " back:", np.round(levels[codes] * scale, 3).tolist())
+
+# %% [markdown]
+# ### Exercise 12.1 A block of weights in four bits (★★☆, 10 min)
+#
+# <details><summary>Hint 1</summary>The scale is the largest absolute value, so that all weights lie in −1 to
+# 1.</details>
+# <details><summary>Hint 2</summary><code>np.abs(block[:, None] / scale - levels)</code> has a row per weight and a
+# column per level.</details>
+
+
+# %% tags=["solution"]
+def quantize(block, levels):
+    """block: (n,) weights; levels: (16,) from -1 to 1. Return the codes (n,), 0 to 15, and the scale."""
+    # <solution>
+    scale = float(np.abs(block).max())
+    codes = np.abs(block[:, None] / scale - levels).argmin(1)
+    return codes, scale
+    # </solution>
+
+
+# %%
+check("12.1", quantize)
+
+# %% [markdown]
+# Now a real block of 64, by hand and by bitsandbytes on this CPU. It packs two codes into a byte.
+
+# %%
+block = run.rng.normal(0, 0.05, 64).astype(np.float32)
+packed, state = four_bits.quantize_4bit(torch.from_numpy(block), blocksize=64, quant_type="nf4")
+pairs = packed.reshape(-1).numpy()
+unpacked = np.stack([pairs >> 4, pairs & 15], axis=1).reshape(-1)  # the first weight is in the upper half
+codes = np.abs(block[:, None] / np.abs(block).max() - theirs.numpy()).argmin(1)
+assert np.array_equal(unpacked, codes)
+back = four_bits.dequantize_4bit(packed, state).reshape(-1).numpy()
+assert np.allclose(back, theirs.numpy()[codes] * np.abs(block).max(), atol=1e-6)
+print("64 codes by hand equal bitsandbytes':", codes[:12].tolist(), "...")
+
+# %%
+from ecgchat_lib.course.figures import f12
+
+scale = np.abs(block).max()
+run.show(f12.levels, block.astype(float), levels * scale, np.linspace(-1, 1, 16) * scale)
+
+# %% [markdown]
+# ### Bits per weight
+#
+# Four bits for the code, and a scale for every 64 weights. A scale in 32 bits would add half a bit to each weight; so
+# the scales are quantized, too, to 8 bits in blocks of 256: *double quantization*.
+
+# %%
+from ecgchat_lib.chat.language_model import NF4_BITS_PER_WEIGHT
+
+once, twice = 4 + 32 / 64, 4 + 8 / 64 + 32 / (64 * 256)
+assert twice == NF4_BITS_PER_WEIGHT
+print(f"one scale in 32 bits: {once} bits per weight; scales quantized again: {twice:.3f} bits")
+
+# %% [markdown]
+# ## 2. An adapter beside a frozen weight
+#
+# Four-bit weights can't be trained: a small step would round away. **LoRA** leaves them alone and adds a detour. The
+# matrix $A$ maps the input to $r$ numbers, $B$ maps these to the output, and the layer gives
+# $Wx + \frac{\alpha}{r} B A x$. $B$ starts at zero, so at first nothing changes.
+#
+# **Predict:** a layer from 576 to 1,536 has 884,736 weights. How many has its adapter of rank 8?
+
+# %%
+rank, inward, outward = 8, 576, 1536
+print(f"adapter: {rank * (inward + outward):,} of {inward * outward:,} weights")
+
+# %% [markdown]
+# ### Exercise 12.2 A low-rank adapter (★★☆, 10 min)
+#
+# <details><summary>Hint 1</summary>With rows as inputs, $Wx$ is <code>x @ weight.T</code>.</details>
+# <details><summary>Hint 2</summary>The rank is the number of rows of <code>a</code>.</details>
+
+
+# %% tags=["solution"]
+def lora(x, weight, a, b, alpha):
+    """x: (batch, in); weight: (out, in), frozen; a: (rank, in); b: (out, rank). Return (batch, out)."""
+    # <solution>
+    rank = len(a)
+    return x @ weight.T + (alpha / rank) * (x @ a.T @ b.T)
+    # </solution>
+
+
+# %%
+check("12.2", lora)
+
+# %% [markdown]
+# The package peft wraps a layer in the same way. One layer, its adapter filled with random numbers, by hand and by
+# peft:
+
+# %%
+from peft import LoraConfig, get_peft_model
+
+torch.manual_seed(SEED)
+layer = torch.nn.Sequential(torch.nn.Linear(6, 4, bias=False))
+wrapped = get_peft_model(layer, LoraConfig(r=2, lora_alpha=4, target_modules=["0"]))
+inner = wrapped.base_model.model[0]
+a, b, w = inner.lora_A["default"].weight, inner.lora_B["default"].weight, inner.base_layer.weight
+print("B starts at zero:", bool((b == 0).all()))
+with torch.no_grad():
+    b.normal_()
+    x = torch.randn(3, 6)
+    assert torch.allclose(wrapped(x), x @ w.T + 4 / 2 * (x @ a.T @ b.T), atol=1e-5)
+print("by hand equals peft: x W' + (alpha / r) x A' B'")
+
+# %% [markdown]
+# ## 3. What fits into memory?
+#
+# Before anything is allocated, `plan` counts: the weights from a model without storage (torch's *meta* device), the
+# adapters with gradients and two moments for Adam, and roughly what a step keeps for the backward pass.
+
+# %%
+from transformers import AutoConfig, LlamaConfig
+
+from ecgchat_lib.chat.language_model import model_folder, plan
+
+sizes = {"SmolLM2-135M": AutoConfig.from_pretrained(model_folder()[0])}
+for name, hidden, middle, blocks, heads in (("Vicuna-7B", 4096, 11008, 32, 32), ("Vicuna-13B", 5120, 13824, 40, 40)):
+    shape = {"hidden_size": hidden, "intermediate_size": middle, "num_hidden_layers": blocks}
+    sizes[name] = LlamaConfig(**shape, num_attention_heads=heads, vocab_size=32000, tie_word_embeddings=False)
+plans = {
+    name: tuple(plan(config, quantized=q, dtype=torch.float16, rank=RANK, length=512) for q in (False, True))
+    for name, config in sizes.items()
+}
+for name, (full, small) in plans.items():
+    millions, sixteen, four = full.parameters / 1e6, full.weights / 1e9, small.weights / 1e9
+    print(f"{name:13s} {millions:8.1f} M weights: {sixteen:5.2f} GB in 16 bits, {four:5.2f} GB in NF4")
+run.show(f12.memory, plans)
+
+# %% [markdown]
+# ## 4. Stage 2, for real
+#
+# SmolLM2 in NF4, an adapter on every linear layer except the head, and the projector. After the second step the loop
+# checks that every trained tensor got a gradient; zero adapted layers would be an error, too. (Both happen easily:
+# names that match nothing, or a helper that freezes everything.)
+
+# %%
+from ecgchat_lib.chat.language_model import load_language_model
+from ecgchat_lib.chat.mini_recipe import build_chat
+from ecgchat_lib.chat.train import add_lora, trained_parameters
+
+language_model = load_language_model(quantized=True)
+chat = build_chat(language_model, 192, SEED)
+adapted = add_lora(chat, rank=RANK, alpha=2 * RANK, dropout=0.0, seed=SEED)
+trained = sum(p.numel() for name, p in trained_parameters(chat).items() if "lora_" in name)
+assert trained == plans["SmolLM2-135M"][1].trainable
+print(f"{len(adapted)} layers adapted: {trained:,} adapter weights, as planned")
+print(f"frozen weights: {language_model.model.get_memory_footprint() / 1e6:.0f} MB with adapters")
+
+# %%
+from ecgchat_lib.chat.template import encode, pack
+from ecgchat_lib.chat.train import Example, TrainConfig, train_chat
+from ecgchat_lib.coca.checkpoint import load_mini
+from ecgchat_lib.coca.embed import encoder_tokens
+from ecgchat_lib.coca.preprocess import front_end
+from ecgchat_lib.datasets.synthetic import synthesize
+from ecgchat_lib.instruct.build import Teacher
+
+encoder = load_mini()
+made = [synthesize(SEED * 100_000 + number) for number in range(RECORDS)]
+windows = front_end(np.stack([item.signal for item in made]), encoder.config.encoder, fs=made[0].fs)
+tokens = encoder_tokens(windows, encoder)
+examples = []
+for row, item in enumerate(made):
+    teacher = Teacher(item.statements, None, np.random.default_rng(row))
+    turns = [turn for turn in (teacher.rhythm(), teacher.normal()) if turn is not None]
+    coded = [encode([("<ecg>\n" + t.question, t.answer)], chat.tokenizer, chat.template) for t in turns]
+    if coded:
+        examples.append(Example(pack(coded), row))
+print(len(examples), "sequences; the first has", len(examples[0].encoded.ids) + 100, "places for two questions")
+
+# %% [markdown]
+# Two questions about one recording share its 101 ECG tokens: `pack` makes a tree of them, in which each question sees
+# the ECG and itself, but not the other question. A test proves that the logits are those of separate sequences; it
+# saves most of the work.
+
+# %%
+config = TrainConfig(steps=STEPS, batch=1, learning_rate=1e-3, projector_rate=1e-3, seed=SEED)
+losses = train_chat(chat, examples, tokens, config)
+third = max(1, STEPS // 3)
+print("mean loss of the last third below two thirds of the first third's:", end=" ")
+print(bool(np.mean(losses[-third:]) < 2 / 3 * np.mean(losses[:third])))
+about = {"seed": SEED, "steps": STEPS, "rank": RANK, "examples": len(examples)}
+run.show(f12.stage_2, losses, about)
+
+# %% [markdown]
+# ## 5. Save, load, compare
+#
+# A folder holds the projector, the adapter and a manifest: hashes of its files, and the hashes of the language model
+# and the encoder that it was trained with. Loaded onto anything else, it refuses. And loading gives the same logits:
+
+# %%
+from ecgchat_lib.chat.checkpoint import load_chat_model, read_manifest, save_chat
+
+batch = [examples[0].encoded], tokens[:1]
+with torch.no_grad():
+    before, _ = chat.answer_logits(chat.prepare(*batch))
+origin = {"name": "ecg-coca-mini", "sha256": ""}
+folder = run.artefact(
+    "stage2",
+    lambda path: save_chat(chat, path, language_model, encoder=origin),
+    steps=STEPS,
+    rank=RANK,
+    records=RECORDS,
+)
+del chat, language_model
+loaded, _ = load_chat_model(folder, quantized=True)
+with torch.no_grad():
+    after, _ = loaded.answer_logits(loaded.prepare(*batch))
+print("files:", ", ".join(sorted(read_manifest(folder)["sha256"])))
+print("the same logits after loading:", bool(torch.allclose(before, after, atol=1e-4)))
+del loaded
+
+# %% [markdown]
+# ## 6. The mini that the course ships
+#
+# The same two stages, some hundred steps on real PTB-XL recordings (folds 1–8) and synthetic ones, gave
+# `data/weights/ecg-chat-mini`. Here is how it does on fold 9, which it never saw: with each recording's own ECG tokens,
+# and, as a control, with *another recording's*. The measured values in the prompt are its own in both cases.
+#
+# **Predict:** which kind of question needs the ECG tokens least?
+
+# %%
+import json
+
+from ecgchat_lib.paths import data_folder
+
+recorded = json.loads((data_folder() / "results" / "ecg-chat-mini.json").read_text(encoding="utf-8"))
+own, other = recorded["fold9"]["own_ecg"], recorded["fold9"]["shuffled_ecg"]
+rows = [
+    (name, own[kind]["n"], own[kind][figure], other[kind][figure])
+    for name, kind, figure in (
+        ("rate within 5 per minute", "rate", "within_5_per_minute"),
+        ("rhythm: sinus, fibrillation, other", "rhythm", "accuracy"),
+        ("is the finding there? (balanced)", "presence", "balanced_accuracy"),
+    )
+]
+for name, n, right, shuffled in rows:
+    print(f"{name:36s} n = {n:4d}   own ECG {right:.2f}   another's {shuffled:.2f}")
+run.show(f12.with_and_without, rows)
+
+# %% [markdown]
+# The rate stands in the prompt, so a model can copy it. Rhythm can be read off the measured values in large part (are
+# the beats regular? is there a P wave?). What only the ECG tokens know is the shape of the beats, and there the control
+# falls back towards one half. Ask it something:
+
+# %%
+from ecgchat_lib.chat.session import load_chat
+from ecgchat_lib.instruct.facts import claims
+
+session = load_chat()
+answer = session.ask(data_folder() / "real_sample" / "A0003", QUESTION)
+named = [finding.name for finding, affirmed in claims(answer.text) if affirmed]
+print("it says something:", bool(answer.text), " it names:", ", ".join(named) or "no finding of the list")
+print("evidence:", answer.evidence[0])
+
+# %% [markdown]
+# ## Recap
+#
+# - NF4 names sixteen levels where weights are dense; a block of 64 shares one scale (exercise 12.1).
+# - LoRA trains $r(\text{in} + \text{out})$ numbers beside a frozen weight, and starts without effect (exercise 12.2).
+# - `plan` says what fits before it is allocated (section 3).
+# - Every adapter got a gradient, the loss fell, and loading gave the same logits (sections 4 and 5).
+# - A control with another recording's ECG tokens shows what the words alone achieve (section 6).
+#
+# **What to copy.** `ecgchat_lib/chat/language_model.py` (NF4 and plans), `chat/train.py` (both stages), and
+# `chat/checkpoint.py` (a folder that refuses wrong partners).
+#
+# **Common errors**
+#
+# - *Zero adapters.* Names in `target_modules` that match nothing train nothing. Count them.
+# - *bf16 on a T4, or on a CPU without it.* A T4 has none; most CPUs emulate it, very slowly. `compute_dtype` chooses.
+# - *Saving a quantized model's merged weights.* Keep the adapter apart; merging into NF4 rounds it away.
+# - *The adapter on another base.* Same shapes, other model: fluent nonsense. Compare hashes.
+#
+# ## References
+#
+# - Dettmers et al. 2023, QLoRA, [arXiv 2305.14314](https://arxiv.org/abs/2305.14314).
+# - Hu et al. 2021, LoRA, [arXiv 2106.09685](https://arxiv.org/abs/2106.09685).
+# - Zhao et al. 2024, ECG-Chat, [arXiv 2408.08849](https://arxiv.org/abs/2408.08849): Vicuna-13B with LoRA.
+# - Model: SmolLM2-135M-Instruct, Ben Allal et al. 2025, [arXiv 2502.02737](https://arxiv.org/abs/2502.02737),
+#   Apache-2.0. Mini weights: trained on PTB-XL, Wagner et al. 2020,
+#   [doi:10.1038/s41597-020-0495-6](https://doi.org/10.1038/s41597-020-0495-6), CC BY 4.0. Recording: CPSC2018, Liu et
+#   al. 2018, [doi:10.1166/jmihi.2018.2442](https://doi.org/10.1166/jmihi.2018.2442), CC BY 4.0.
+
+# %%
+run.finish({"adapter_parameters": trained, "first_loss": losses[0], "last_loss": losses[-1], "steps": STEPS})
