@@ -6,6 +6,7 @@ PYTHON ?= python3
 PROFILE ?= ci
 OUT ?= out
 BIN := .venv/bin
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 .PHONY: help course venv test test-fast lint types unit notebooks build site lock clean

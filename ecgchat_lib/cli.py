@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -199,6 +200,7 @@ def report(
 
 def main() -> None:
     """Run the command; turn every error that a user can mend into one line and its exit code."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a waiting thread sleeps; read when torch is first imported
     try:
         app(prog_name="ecgchat")
     except EcgChatError as error:

@@ -253,7 +253,8 @@ def build_chat(language_model: LanguageModel, width: int, seed: int) -> EcgChat:
     projector = Projector(width, embeddings.shape[1])
     projector.scale_to(embeddings)
     projector.to(embeddings.device)
-    return EcgChat(language_model.model, language_model.tokenizer, projector, get_template("smollm2"))
+    template = get_template("vicuna_v1" if language_model.name.startswith("vicuna") else "smollm2")
+    return EcgChat(language_model.model, language_model.tokenizer, projector, template)
 
 
 def sample_material(encoder: EcgCoca) -> Material:
@@ -359,9 +360,9 @@ others. **For teaching; no medical device. It is often wrong. Nobody must be tre
 - Trained on {data["real_train"]} recordings of PTB-XL, folds 1–8 (Wagner et al. 2020, CC BY 4.0), drawn by rarity, and
   {data["synthetic_train"]} synthetic ones, drawn {recipe["synthetic_weight"]} times as often.
 - Conversations: by rules from statements and measured values (`ecgchat_lib/instruct`); each checked against both.
-- Recipe: `python -m ecgchat_lib.chat.mini_recipe`, seed {recipe["seed"]}; warm start {recipe["warm_start"]} steps, {steps}
-  of one sequence of up to {recipe["questions"]} questions; LoRA rank {recipe["rank"]} on every linear layer but the head;
-  float32.
+- Recipe: `python -m ecgchat_lib.chat.mini_recipe`, seed {recipe["seed"]}; warm start {recipe["warm_start"]} steps,
+  {steps} of one sequence of up to {recipe["questions"]} questions; LoRA rank {recipe["rank"]} on every linear layer
+  but the head; float32.
 - Time: {times["training_seconds"] / 60:.0f} minutes on one busy CPU core ({times["stage2_seconds_per_step"]:.1f} s per
   step of stage 2).
 

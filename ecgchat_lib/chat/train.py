@@ -143,22 +143,25 @@ def warm_start(
     """
     if targets.shape != (len(ecg), len(phrases)):
         raise ParameterError(f"targets of shape {tuple(targets.shape)}, expected ({len(ecg)}, {len(phrases)})")
+    device = chat.device
     words = chat.language_model.get_input_embeddings().weight.detach().float()
     directions = torch.stack(
         [words[chat.tokenizer(" " + p, add_special_tokens=False).input_ids].mean(0) for p in phrases]
     )
     directions = nn.functional.normalize(directions - directions.mean(0), dim=-1)
     length = words.norm(dim=-1).mean()
-    scale, bias = nn.Parameter(torch.tensor(8.0)), nn.Parameter(torch.zeros(len(phrases)))
+    scale = nn.Parameter(torch.tensor(8.0, device=device))
+    bias = nn.Parameter(torch.zeros(len(phrases), device=device))
     optimizer = torch.optim.AdamW([*chat.projector.parameters(), scale, bias], lr=learning_rate, weight_decay=0.05)
     generator = torch.Generator().manual_seed(seed)
     losses = []
     for _ in range(steps):
         rows = torch.randint(len(ecg), (batch,), generator=generator)
-        token = chat.projector(ecg[rows, :1].float())[:, 0]  # (batch, hidden)
+        token = chat.projector(ecg[rows, :1].to(device).float())[:, 0]  # (batch, hidden)
         logits = scale * nn.functional.normalize(token, dim=-1) @ directions.T + bias
-        said = ~targets[rows].isnan()
-        loss = nn.functional.binary_cross_entropy_with_logits(logits[said], targets[rows][said].float())
+        wanted = targets[rows].to(device).float()
+        said = ~wanted.isnan()
+        loss = nn.functional.binary_cross_entropy_with_logits(logits[said], wanted[said])
         total = loss + 0.1 * (token.norm(dim=-1) / length - 1).square().mean()
         optimizer.zero_grad()
         total.backward()

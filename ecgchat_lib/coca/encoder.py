@@ -1,7 +1,7 @@
 """The ECG encoder: a vision transformer in one dimension, from 12 leads to a CLS embedding and 101 tokens.
 
 The transformer blocks are open_clip's; what is ours is the patch embedding in time and what is returned. It reads what
-`coca.preprocess.front_end` makes, not raw millivolts (unless its config says so). Taught in: 05 §2–5.
+`coca.preprocess.front_end` makes, not raw millivolts (unless its config says so). Taught in: 05 §2–4.
 """
 
 from __future__ import annotations

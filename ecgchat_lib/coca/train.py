@@ -1,7 +1,7 @@
 """Training ECG-CoCa: a plain loop with AdamW, warm-up and cosine, gradient clipping, seeds, and a resume that is exact.
 
 Everything random in step k comes from the seed and k alone, so a run that was killed and one that was not end in the
-same weights, bit by bit on the same machine. One process, one device; no framework. Taught in: 07 §2–4.
+same weights, bit by bit on the same machine. One process, one device; no framework. Taught in: 07 §2–5.
 """
 
 from __future__ import annotations

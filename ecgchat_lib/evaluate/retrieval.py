@@ -1,7 +1,7 @@
 """Retrieval: does the right report come up for an ECG, and the right ECG for a report?
 
 Recall at k over a similarity matrix. Equal reports count as equally right, because nothing can tell them apart; without
-that rule a set full of "normal ECG" punishes a perfect model. Taught in: 08 §2–3.
+that rule a set full of "normal ECG" punishes a perfect model. Taught in: 08 §2.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ run.show(f00.nearest_sentence, list(sample.record), said, list(SENTENCES.values(
 # 12) makes it answer in the manner of a report. Then one can ask:
 
 # %% tags=["nbval-ignore-output"]
-# nbval-ignore-output: prose by a language model, compared by what it must say in the next cell
+# nbval ignores this output: prose by a language model, compared by what it must say in the next cell
 from ecgchat_lib.chat.session import load_chat
 
 session = load_chat()

@@ -4,6 +4,7 @@ SEED = 7  # seed of every random draw, 0..2147483647
 RECORDS = 24  # synthetic recordings to learn from, 8..20000
 STEPS = 8  # optimizer steps of stage 2, 4..1000000
 RANK = 8  # rank of the adapters, 1..256
+MODEL = "language-model"  # the language model: language-model|vicuna-7b|vicuna-13b
 QUESTION = "What is the heart rhythm?"  # asked of the mini about a real recording
 
 # %% tags=["setup"]
@@ -194,11 +195,13 @@ from ecgchat_lib.chat.language_model import load_language_model
 from ecgchat_lib.chat.mini_recipe import build_chat
 from ecgchat_lib.chat.train import add_lora, trained_parameters
 
-language_model = load_language_model(quantized=True)
+device = "cuda" if torch.cuda.is_available() else "cpu"
+language_model = load_language_model(MODEL, quantized=True, device=device)
+planned = plan(language_model.model.config, quantized=True, rank=RANK)
 chat = build_chat(language_model, 192, SEED)
 adapted = add_lora(chat, rank=RANK, alpha=2 * RANK, dropout=0.0, seed=SEED)
 trained = sum(p.numel() for name, p in trained_parameters(chat).items() if "lora_" in name)
-assert trained == plans["SmolLM2-135M"][1].trainable
+assert trained == planned.trainable
 print(f"{len(adapted)} layers adapted: {trained:,} adapter weights, as planned")
 print(f"frozen weights: {language_model.model.get_memory_footprint() / 1e6:.0f} MB with adapters")
 
@@ -259,7 +262,7 @@ folder = run.artefact(
     records=RECORDS,
 )
 del chat, language_model
-loaded, _ = load_chat_model(folder, quantized=True)
+loaded, _ = load_chat_model(folder, quantized=True, device=device)
 with torch.no_grad():
     after, _ = loaded.answer_logits(loaded.prepare(*batch))
 print("files:", ", ".join(sorted(read_manifest(folder)["sha256"])))

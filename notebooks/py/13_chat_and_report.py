@@ -36,7 +36,7 @@ for name, recording in recordings.items():
 # **Predict:** the three questions get three answers about the same ECG. Will they agree with each other?
 
 # %% tags=["nbval-ignore-output"]
-# nbval-ignore-output: prose by a language model, compared by what it must say in the next cell
+# nbval ignores this output: prose by a language model, compared by what it must say in the next cell
 QUESTIONS = ("What is the heart rhythm?", "What does this ECG show?", "Is this ECG normal?")
 session = load_chat()
 answers = {name: [session.ask(recording, question) for question in QUESTIONS] for name, recording in recordings.items()}
@@ -157,7 +157,7 @@ print("By hand and by the library, the stated rates are judged the same")
 # And the answers of section 1:
 
 # %% tags=["nbval-ignore-output"]
-# nbval-ignore-output: it quotes the model's prose; how many answers are contradicted goes to the results file
+# nbval ignores this output: it quotes the model's prose; how many answers are contradicted goes to the results file
 for name, said in answers.items():
     for answer in said:
         found = contradictions(answer.text, measured[name], sex=recordings[name].patient.sex)

@@ -16,7 +16,7 @@ def recall(similarity: np.ndarray, k: int, says: Sequence[object]) -> float:
     """Reference of 08.1: the library's duplicate-aware recall from ECG to report."""
     from ecgchat_lib.evaluate.retrieval import recall_at
 
-    return recall_at(similarity, k, list(says))["ecg_to_report"][k]  # type: ignore[arg-type]
+    return recall_at(similarity, k, list(says))["ecg_to_report"][k]
 
 
 def _verify_recall(answer: Callable[..., float], rng: Any) -> None:
