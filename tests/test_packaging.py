@@ -23,7 +23,7 @@ CARD = {
 USED_OTHERWISE = {
     "accelerate": ("ecgchat_lib/chat", "device_map"),
     "gguf": ("ecgchat_lib/chat", "gguf_file"),
-    "ipykernel": ("notebooks/py", "python3"),
+    "ipykernel": ("ecgchat_lib/course", 'kernel_name="python3"'),
     "jupyterlab": ("README.md", "jupyter lab"),
     "nbval": ("Makefile", "--nbval"),
     "torchvision": ("Makefile", "torchvision"),

@@ -54,6 +54,9 @@ def test_nothing_contradicts_what_was_not_measured():
 def test_irregular_rhythm():
     assert [c.field for c in contradictions("A regular rhythm.", measured(regular=False))] == ["regular"]
     assert contradictions("Atrial fibrillation.", measured(regular=False)) == ()
+    (found,) = contradictions("The ECG shows sinus rhythm.", measured(regular=False))
+    assert str(found) == "“sinus rhythm”, but the RR intervals are irregular"
+    assert contradictions("The ECG shows sinus arrhythmia.", measured(regular=False)) == ()
 
 
 def test_a_long_hostile_answer_is_read_in_time():

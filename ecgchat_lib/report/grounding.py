@@ -61,6 +61,7 @@ _REGULAR: tuple[tuple[bool, str], ...] = (
     (False, r"\batrial fibrillation\b"),
     (False, r"\birregular(?:ly)?\b"),
     (True, r"\bregular(?:ly)?\b"),
+    (True, r"\bsinus (?:rhythm|tachycardia|bradycardia)\b"),  # sinus arrhythmia is irregular, and has its own name
 )
 _NEGATION = re.compile(r"\b(?:no|not|without|never|neither|nor|absen(?:t|ce)|rules? out|isn't|incomplete)\b", re.I)
 

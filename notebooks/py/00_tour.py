@@ -131,12 +131,14 @@ print(f"{QUESTION}\n{answer.text}")
 
 # %%
 print("There is an answer:", bool(answer.text.strip()))
-print("The tokens it rests on:", tokens.shape[1])
+print("ECG tokens in the prompt:", tokens.shape[1])
+print("and in words:", *answer.evidence)
 
 # %% [markdown]
-# Is it right? Fluent language is what language models are best at, and it is no evidence. So a report of this course
-# never shows an answer alone. It checks the answer against the measurements (notebook 13), marks what contradicts
-# them, and keeps the measured and the said apart.
+# Is it right? If it names a rate, then yes, because the measured values stand in the prompt and the model copies them.
+# The rhythm and the findings it has to read from the tokens, and there this small model is often wrong. It says so as
+# fluently as when it is right. So a report of this course never shows an answer alone: it checks the answer against the
+# measurements (notebook 13), marks what contradicts them, and keeps the measured and the said apart.
 #
 # ## 6. The page
 

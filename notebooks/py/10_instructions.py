@@ -213,7 +213,7 @@ except EcgChatError as error:
     print(error)
 
 # %% [markdown]
-# ### Exercise 10.3 Numbers that nobody measured (★☆☆, 5 min)
+# ### Exercise 10.2 Numbers that nobody measured (★☆☆, 5 min)
 #
 # Return the whole numbers in an answer that aren't among the measured ones, in their order. A number within a word,
 # such as the 12 of "V12", doesn't count; "-35" is minus 35.
@@ -233,7 +233,7 @@ def wrong_numbers(answer, measured):
 
 
 # %%
-check("10.3", wrong_numbers)
+check("10.2", wrong_numbers)
 
 # %% [markdown]
 # ## 5. From conversations to tokens
@@ -275,7 +275,7 @@ print(f"{len(encoded.ids)} places, {sum(learned)} of them learned; they decode t
 print(repr(wanted))
 
 # %% [markdown]
-# ### Exercise 10.2 Learn the answers and nothing else (★★☆, 10 min)
+# ### Exercise 10.3 Learn the answers and nothing else (★★☆, 10 min)
 #
 # Each token comes with its place in the text, (first character, one past the last). Return its label.
 #
@@ -296,7 +296,7 @@ def mask_labels(ids, offsets, spans):
 
 
 # %%
-check("10.2", mask_labels)
+check("10.3", mask_labels)
 
 # %% [markdown]
 # ## 6. Who is asked about whom
@@ -321,8 +321,8 @@ print({name: len(items) for name, items in parts.items()}, "→", path.name)
 #
 # - A finding is present, absent or left open; only the first two can be spoken of (exercise 10.1).
 # - Absent findings are asked and refuted, each about as often as it is confirmed (section 3).
-# - Every answer is checked against statements and measurements before anyone trains on it (section 4, exercise 10.3).
-# - Labels are the answers with their end marks, in every turn, proved by decoding them (exercise 10.2).
+# - Every answer is checked against statements and measurements before anyone trains on it (section 4, exercise 10.2).
+# - Labels are the answers with their end marks, in every turn, proved by decoding them (exercise 10.3).
 #
 # **What to copy.** `ecgchat_lib/instruct/` needs the manifest and the label table of `datasets/`, and no torch.
 # `ecgchat_lib/chat/template.py` needs nothing but a fast tokenizer.

@@ -33,27 +33,35 @@ for name, recording in recordings.items():
 # generated text. It may differ in a word between two kinds of processor, so the next cell is the only one of this
 # notebook whose output the tests don't compare letter by letter; the cell after it states what must hold.
 #
-# **Predict:** the three questions get three answers about the same ECG. Will they agree with each other?
+# **Predict:** three questions, three answers about the same ECG. Will they agree with each other, and with Figure 13.2?
 
 # %% tags=["nbval-ignore-output"]
 # nbval ignores this output: prose by a language model, compared by what it must say in the next cell
-QUESTIONS = ("What is the heart rhythm?", "What does this ECG show?", "Is this ECG normal?")
+from ecgchat_lib.report.sections import QUESTIONS
+
 session = load_chat()
-answers = {name: [session.ask(recording, question) for question in QUESTIONS] for name, recording in recordings.items()}
-for name, said in answers.items():
-    for question, answer in zip(QUESTIONS, said, strict=True):
+questions = [question for _, question in QUESTIONS]
+asked = {name: questions if name == RECORD else questions[:1] for name in recordings}
+answers = {name: [session.ask(recordings[name], question) for question in asked[name]] for name in recordings}
+for name in recordings:
+    for question, answer in zip(asked[name], answers[name], strict=True):
         print(f"{name}  {question}\n       {answer.text}")
 
 # %%
 texts = [answer.text for said in answers.values() for answer in said]
 print("Every question got an answer:", all(text.strip() for text in texts))
 print("No answer holds a token of the template:", not any("<ecg>" in text or "<|im_" in text for text in texts))
+print("Turns that the session remembers of the last recording:", len(session.turns))
+print("What stood in the prompt besides the tokens:", *answers[RECORD][0].evidence)
 
 # %% [markdown]
+# If a rate in an answer is right, the reason is simple: the measured values stand in the prompt, and the model has
+# learned to copy them. What it says beyond that, the rhythm and the findings, has to come from the 101 tokens.
+#
 # The sentences are fluent. That says nothing about whether they are true: the model was trained to sound like a report,
-# and its own card, `data/weights/ecg-chat-mini`, says on how little. The rest of this notebook is about what has to
-# stand around such a model before anybody reads its answers: measurements with limits, a check of the answers against
-# them, and a page that keeps the two apart.
+# and notebook 12 measures how often it is right. The rest of this notebook is about what has to stand around such a
+# model before anybody reads its answers: measurements with limits, a check of the answers against them, and a page that
+# keeps the two apart.
 #
 # ## 2. What was measured, and what is normal
 #
@@ -276,16 +284,19 @@ with tempfile.TemporaryDirectory() as folder:
         print("a real \\input of a file outside:", "refused" if "passwd" in str(error) else "failed for another reason")
 
 # %% [markdown]
-# Now the page itself, with what the model said about this recording. `write_report` does all of this in one call:
-# measure, ask, build, draw the tracing, compile; and if a long answer would need a second page, it shows less of it
-# and says so.
+# Now the page itself, with what the model said in section 1. `write_report` does all of this in one call, given a
+# recording and a session: measure, ask, build, draw the tracing, compile. Here it gets the finished report. If a long
+# answer would need a second page, the page shows less of it and says so.
 #
 # **Predict:** where on the page will you look first, and is that the part that deserves it?
 
 # %%
-from ecgchat_lib.report.write import make_report, write_report
+from ecgchat_lib.ecg.paper import describe
+from ecgchat_lib.report.write import write_report
 
-report = make_report(recordings[RECORD], session=session)
+said = [ModelAnswer(*asked, answer.text) for asked, answer in zip(QUESTIONS, answers[RECORD], strict=True)]
+words = describe(recordings[RECORD], measured[RECORD])
+report = build_report(recordings[RECORD], measured[RECORD], judge(recordings[RECORD]), said, description=words)
 pdf = run.artefact("report.pdf", lambda path: write_report(recordings[RECORD], path, report=report), record=RECORD)
 print("A PDF:", pdf.read_bytes().startswith(b"%PDF-"), "| sections:", len(report.sections))
 run.show(f13.report_page, pdf, report)

@@ -71,8 +71,53 @@ def _zero_is_unlikely(codes: set[str], blurs: set[str], statements: list[tuple[s
 # --- 10.2 --------------------------------------------------------------------------------------------------------
 
 
+def wrong_numbers(answer: str, measured: list[int]) -> list[int]:
+    """Reference of 10.2: the whole numbers in an answer that weren't measured, in their order."""
+    import re
+
+    return [int(text) for text in re.findall(r"(?<![\w-])-?\d+", answer) if int(text) not in measured]
+
+
+def _verify_numbers(answer: Callable[[str, list[int]], list[int]], rng: Any) -> None:
+    cases: list[tuple[str, list[int], str]] = [
+        ("The heart rate is 72 beats per minute.", [72, 160], ""),
+        ("The heart rate is 72 beats per minute.", [7, 2, 172], "72 is one number, not two digits or a part of 172."),
+        ("The QRS axis is -35 degrees.", [35], "-35 and 35 are different directions: mind the sign."),
+        ("This 12-lead ECG shows no AV block.", [12], ""),
+        ("It is a normal ECG.", [72], "No number, nothing wrong: return an empty list."),
+    ]
+    for text, measured, why in cases:
+        _compare_numbers(answer, text, measured, why)
+    for _ in range(30):
+        said = [int(n) for n in rng.integers(-180, 500, size=3)]
+        text = f"The PR interval is {said[0]} ms, the QT interval {said[1]} ms, the axis {said[2]} degrees."
+        _compare_numbers(answer, text, [n for n in said if rng.random() < 0.6], "")
+
+
+def _compare_numbers(answer: Callable[[str, list[int]], list[int]], text: str, measured: list[int], why: str) -> None:
+    found, expected = answer(text, list(measured)), wrong_numbers(text, measured)
+    if not isinstance(found, list) or found != expected:
+        raise Misconception(f"{text!r} with {measured} measured: expected {expected}, found {found!r}. {why}")
+
+
+def _substring(answer: str, measured: list[int]) -> list[int]:
+    import re
+
+    known = " ".join(map(str, measured))
+    return [int(text) for text in re.findall(r"-?\d+", answer) if text not in known]
+
+
+def _unsigned(answer: str, measured: list[int]) -> list[int]:
+    import re
+
+    return [int(text) for text in re.findall(r"\d+", answer) if int(text) not in measured]
+
+
+# --- 10.3 --------------------------------------------------------------------------------------------------------
+
+
 def mask_labels(ids: list[int], offsets: list[tuple[int, int]], spans: list[tuple[int, int]]) -> list[int]:
-    """Reference of 10.2: the token's id where it lies wholly inside an answer, else -100."""
+    """Reference of 10.3: the token's id where it lies wholly inside an answer, else -100."""
     return [
         token if any(start <= low and high <= end for start, end in spans) else -100
         for token, (low, high) in zip(ids, offsets, strict=True)
@@ -119,51 +164,6 @@ def _questions_learned(ids: list[int], offsets: list[tuple[int, int]], spans: li
     return [token if label == -100 else -100 for token, label in zip(ids, masked, strict=True)]
 
 
-# --- 10.3 --------------------------------------------------------------------------------------------------------
-
-
-def wrong_numbers(answer: str, measured: list[int]) -> list[int]:
-    """Reference of 10.3: the whole numbers in an answer that weren't measured, in their order."""
-    import re
-
-    return [int(text) for text in re.findall(r"(?<![\w-])-?\d+", answer) if int(text) not in measured]
-
-
-def _verify_numbers(answer: Callable[[str, list[int]], list[int]], rng: Any) -> None:
-    cases: list[tuple[str, list[int], str]] = [
-        ("The heart rate is 72 beats per minute.", [72, 160], ""),
-        ("The heart rate is 72 beats per minute.", [7, 2, 172], "72 is one number, not two digits or a part of 172."),
-        ("The QRS axis is -35 degrees.", [35], "-35 and 35 are different directions: mind the sign."),
-        ("This 12-lead ECG shows no AV block.", [12], ""),
-        ("It is a normal ECG.", [72], "No number, nothing wrong: return an empty list."),
-    ]
-    for text, measured, why in cases:
-        _compare_numbers(answer, text, measured, why)
-    for _ in range(30):
-        said = [int(n) for n in rng.integers(-180, 500, size=3)]
-        text = f"The PR interval is {said[0]} ms, the QT interval {said[1]} ms, the axis {said[2]} degrees."
-        _compare_numbers(answer, text, [n for n in said if rng.random() < 0.6], "")
-
-
-def _compare_numbers(answer: Callable[[str, list[int]], list[int]], text: str, measured: list[int], why: str) -> None:
-    found, expected = answer(text, list(measured)), wrong_numbers(text, measured)
-    if not isinstance(found, list) or found != expected:
-        raise Misconception(f"{text!r} with {measured} measured: expected {expected}, found {found!r}. {why}")
-
-
-def _substring(answer: str, measured: list[int]) -> list[int]:
-    import re
-
-    known = " ".join(map(str, measured))
-    return [int(text) for text in re.findall(r"-?\d+", answer) if text not in known]
-
-
-def _unsigned(answer: str, measured: list[int]) -> list[int]:
-    import re
-
-    return [int(text) for text in re.findall(r"\d+", answer) if int(text) not in measured]
-
-
 EXERCISES = (
     Exercise(
         id="10.1",
@@ -179,6 +179,18 @@ EXERCISES = (
     ),
     Exercise(
         id="10.2",
+        title="numbers that nobody measured",
+        difficulty=1,
+        minutes=5,
+        verify=_verify_numbers,
+        reference=wrong_numbers,
+        wrong=(
+            ("numbers are looked up as text", _substring),
+            ("the sign is lost", _unsigned),
+        ),
+    ),
+    Exercise(
+        id="10.3",
         title="learn the answers and nothing else",
         difficulty=2,
         minutes=10,
@@ -188,18 +200,6 @@ EXERCISES = (
             ("the end mark of each answer is left out", _without_last),
             ("only the last answer counts", _only_last_span),
             ("questions and answers are confused", _questions_learned),
-        ),
-    ),
-    Exercise(
-        id="10.3",
-        title="find numbers that nobody measured",
-        difficulty=1,
-        minutes=5,
-        verify=_verify_numbers,
-        reference=wrong_numbers,
-        wrong=(
-            ("numbers are looked up as text", _substring),
-            ("the sign is lost", _unsigned),
         ),
     ),
 )
