@@ -34,6 +34,10 @@ FAST = dict(heart_rate_bpm=120, rr_ms=500, pr_ms=150, qrs_ms=90, qt_ms=320, qtc_
         ("The axis is -45 degrees.", ["axis_deg"]),
         ("Normal axis; regular rhythm.", []),
         ("Atrial fibrillation with an irregular rhythm.", ["regular", "regular"]),
+        ("This is a normal ECG.", ["verdict"]),  # at 120 beats per minute
+        ("There is no abnormal finding. It is a normal ECG.", ["verdict", "verdict"]),
+        ("It is an abnormal ECG.", []),
+        ("It is not a normal ECG.", []),
         ("", []),
         ("\\input{x} 1e9 bpm", []),
     ],
@@ -47,6 +51,12 @@ def test_the_words_and_the_measurement_are_named():
     assert str(found) == "“rate is 72”, but 120 bpm was measured"
 
 
+def test_a_normal_verdict_is_held_against_the_flags():
+    (found,) = contradictions("A normal ECG.", measured(**FAST))
+    assert str(found) == "“normal ECG”, but Heart rate 120 bpm lies outside the limits"
+    assert contradictions("A normal ECG.", measured(**{**FAST, "heart_rate_bpm": 70})) == ()
+
+
 def test_nothing_contradicts_what_was_not_measured():
     assert contradictions("Heart rate 72 bpm, left axis, irregular, first-degree AV block.", measured()) == ()
 
@@ -57,6 +67,7 @@ def test_irregular_rhythm():
     (found,) = contradictions("The ECG shows sinus rhythm.", measured(regular=False))
     assert str(found) == "“sinus rhythm”, but the RR intervals are irregular"
     assert contradictions("The ECG shows sinus arrhythmia.", measured(regular=False)) == ()
+    assert [c.field for c in contradictions("It is a normal ECG.", measured(regular=False))] == ["verdict"]
 
 
 def test_a_long_hostile_answer_is_read_in_time():

@@ -1,4 +1,4 @@
-"""A chat model's folder: the projector, the LoRA adapter, and a manifest that says what they belong to, with hashes.
+"""A chat model's folder: projector, reader, LoRA adapter, and a manifest that says what they belong to, with hashes.
 
 The language model and the encoder aren't in it; the manifest holds their hashes, and weights that were trained on
 others are refused instead of answering nonsense. Taught in: 12 §5.
@@ -15,13 +15,16 @@ from typing import Any
 from ecgchat_lib.chat.language_model import LanguageModel, load_language_model, quiet_loading
 from ecgchat_lib.chat.model import EcgChat
 from ecgchat_lib.chat.projector import Projector
+from ecgchat_lib.chat.reader import FindingReader
 from ecgchat_lib.chat.template import get_template
 from ecgchat_lib.errors import EcgChatError, MissingPartError
+from ecgchat_lib.instruct.findings import FINDINGS
 from ecgchat_lib.models import sha256_of
 
 FORMAT = "ecg-chat-1"
-PROJECTOR, ADAPTER, ADAPTER_CONFIG, MANIFEST = (
+PROJECTOR, READER, ADAPTER, ADAPTER_CONFIG, MANIFEST = (
     "projector.safetensors",
+    "reader.safetensors",
     "adapter_model.safetensors",  # this name and the next one are peft's
     "adapter_config.json",
     "manifest.json",
@@ -46,11 +49,15 @@ def save_chat(
         about: what else the manifest should tell (data, seed, results).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (MANIFEST, ADAPTER, ADAPTER_CONFIG):
+    for name in (MANIFEST, READER, ADAPTER, ADAPTER_CONFIG):
         (folder / name).unlink(missing_ok=True)
     tensors = {name: value.detach().float().cpu().contiguous() for name, value in chat.projector.state_dict().items()}
     _save_tensors(folder / PROJECTOR, tensors, FORMAT)
     files = [PROJECTOR]
+    if chat.reader is not None:
+        read = {name: value.contiguous().cpu() for name, value in chat.reader.state_dict().items()}
+        _save_tensors(folder / READER, read, ",".join(finding.name for finding in FINDINGS))
+        files.append(READER)
     if hasattr(chat.language_model, "peft_config"):
         _save_adapter(chat.language_model, folder, language_model.name)
         files += [ADAPTER, ADAPTER_CONFIG]
@@ -162,7 +169,25 @@ def load_chat_model(
         model = _load_adapter(model, folder, trainable)
         if not trainable and not lm.quantized:
             model = model.merge_and_unload()
-    return EcgChat(model, lm.tokenizer, projector, get_template(manifest["template"])).eval(), lm
+    reader = _load_reader(folder) if READER in manifest["sha256"] else None
+    return EcgChat(model, lm.tokenizer, projector, get_template(manifest["template"]), reader).eval(), lm
+
+
+def _load_reader(folder: Path) -> FindingReader:
+    from safetensors import safe_open
+
+    with safe_open(folder / READER, "pt") as file:
+        names = file.metadata()["format"].split(",")
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+    known = [finding.name for finding in FINDINGS]
+    if names != known:
+        raise EcgChatError(
+            f"{folder / READER}: fitted for the findings {', '.join(names)}, but this library has {', '.join(known)}. "
+            "Use the library version that wrote it, or train it again"
+        )
+    reader = FindingReader(tensors["weight"].shape[1])
+    reader.load_state_dict(tensors)
+    return reader
 
 
 def _load_adapter(model: Any, folder: Path, trainable: bool) -> Any:

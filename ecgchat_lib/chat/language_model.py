@@ -75,7 +75,7 @@ def compute_dtype(device: str | torch.device) -> torch.dtype:
     """Return the number type that matrix products use on a device.
 
     bfloat16 on a GPU that has it, float16 on an older GPU (a T4), and float32 on a CPU: few CPUs multiply bfloat16
-    natively, others emulate it, a hundred times slower (see `data/results/ecg-chat-mini.json`).
+    natively; where it is emulated, a training step takes many times longer than in float32.
     """
     if torch.device(device).type != "cuda":
         return torch.float32

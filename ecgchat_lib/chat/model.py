@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ecgchat_lib.chat.projector import Projector
+from ecgchat_lib.chat.reader import FindingReader
 from ecgchat_lib.chat.template import ECG_ID, IGNORED, Encoded, Template
 from ecgchat_lib.errors import EcgChatError, ParameterError
 
@@ -43,13 +44,22 @@ class EcgChat(nn.Module):
         tokenizer: its tokenizer.
         projector: from ECG tokens to its hidden width.
         template: the chat template it speaks.
+        reader: puts the ECG's findings into words for the prompt; None: the prompt goes without.
 
     Raises:
         ParameterError: the projector's width isn't the language model's.
     """
 
-    def __init__(self, language_model: Any, tokenizer: Any, projector: Projector, template: Template) -> None:
+    def __init__(
+        self,
+        language_model: Any,
+        tokenizer: Any,
+        projector: Projector,
+        template: Template,
+        reader: FindingReader | None = None,
+    ) -> None:
         super().__init__()
+        self.reader = reader
         self.language_model = language_model
         self.tokenizer = tokenizer
         self.projector = projector

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from ecgchat_lib.chat.model import EcgChat
+    from ecgchat_lib.chat.reader import FindingReader
     from ecgchat_lib.coca.model import EcgCoca
 
 MINI_FOLDER = Path("weights") / "ecg-chat-mini"  # inside data/
@@ -56,6 +57,7 @@ class _Heard:
     recording: Recording
     tokens: torch.Tensor  # (1, 101, width)
     measurements: Measurements
+    lines: tuple[str, ...]  # what the prompt says about it in words
     notes: tuple[str, ...]
 
 
@@ -97,7 +99,7 @@ class ChatSession:
         text = self.chat.generate([encoded], heard.tokens, max_new_tokens=max_new_tokens)[0]
         self.turns.append((asked, text))
         notes = (*heard.notes, *disagreements(text, heard.measurements))
-        return Answer(text, question, heard.measurements, (measured_line(heard.measurements),), notes)
+        return Answer(text, question, heard.measurements, heard.lines, notes)
 
     def reset(self) -> None:
         """Forget the conversation and the recording."""
@@ -110,18 +112,18 @@ class ChatSession:
             recording = read_recording(recording)
         if self._heard is None or not _same(self._heard.recording, recording):
             self.turns.clear()
-            self._heard = hear(recording, self.encoder)
+            self._heard = hear(recording, self.encoder, self.chat.reader)
         return self._heard
 
     def _prompt(self, heard: _Heard, question: str) -> list[tuple[str, str | None]]:
-        """Return the kept turns and the open one; the ECG and the measured values stand before the first."""
+        """Return the kept turns and the open one; the ECG and the lines about it stand before the first."""
         kept: list[tuple[str, str | None]] = [*self.turns[-ROUNDS_KEPT:], (question, None)]
-        start = f"<ecg>\n{measured_line(heard.measurements)}\n"
+        start = "\n".join(("<ecg>", *heard.lines, ""))
         return [(start + kept[0][0], kept[0][1]), *kept[1:]]
 
 
-def hear(recording: Recording, encoder: EcgCoca) -> _Heard:
-    """Measure a recording and turn it into ECG tokens; what was cut, padded or looks doubtful becomes notes."""
+def hear(recording: Recording, encoder: EcgCoca, reader: FindingReader | None = None) -> _Heard:
+    """Measure a recording, turn it into ECG tokens and read these; what was cut or looks doubtful becomes notes."""
     from ecgchat_lib.coca.embed import encoder_tokens
     from ecgchat_lib.coca.preprocess import recording_windows
 
@@ -129,7 +131,9 @@ def hear(recording: Recording, encoder: EcgCoca) -> _Heard:
     tokens = encoder_tokens(recording_windows([recording], config), encoder)
     _, cut = model_window(recording, fs=500.0, seconds=config.seconds)
     notes = dict.fromkeys((*recording.notes, *cut, *judge(recording).warnings))  # each once, in order
-    return _Heard(recording, tokens, measure(recording), tuple(notes))
+    measured = measure(recording)
+    signs = reader.read(tokens, [measured]) if reader is not None else []
+    return _Heard(recording, tokens, measured, (measured_line(measured), *signs), tuple(notes))
 
 
 def disagreements(text: str, measurements: Measurements) -> tuple[str, ...]:

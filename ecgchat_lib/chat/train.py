@@ -113,12 +113,13 @@ def warm_start(
     targets: torch.Tensor,
     phrases: Sequence[str],
     *,
+    patches: int = 4,
     steps: int = 400,
     batch: int = 64,
     learning_rate: float = 1e-3,
     seed: int = 0,
 ) -> list[float]:
-    """Before stage 1: teach the projector to place the first ECG token (CLS) near the words for what the ECG shows.
+    """Before stage 1: teach the projector to place ECG tokens near the words for what the ECG shows.
 
     The language model isn't run, only its word embeddings are read, so this costs seconds where a step of stage 1
     costs seconds too. Each finding's direction is the mean of its words' embeddings, less the mean over all findings
@@ -130,6 +131,7 @@ def warm_start(
         ecg: (n, ecg tokens, width) from the encoder.
         targets: (n, findings) 1 present, 0 absent, NaN unsaid.
         phrases: how the findings are worded.
+        patches: patch tokens, drawn anew in each step, that are placed beside the first token (CLS).
         steps: optimizer steps.
         batch: recordings per step.
         learning_rate: of the projector.
@@ -157,9 +159,11 @@ def warm_start(
     losses = []
     for _ in range(steps):
         rows = torch.randint(len(ecg), (batch,), generator=generator)
-        token = chat.projector(ecg[rows, :1].to(device).float())[:, 0]  # (batch, hidden)
+        places = torch.randperm(ecg.shape[1] - 1, generator=generator)[:patches] + 1
+        places = torch.cat([torch.zeros(1, dtype=torch.long), places])
+        token = chat.projector(ecg[rows][:, places].to(device).float())  # (batch, 1 + patches, hidden)
         logits = scale * nn.functional.normalize(token, dim=-1) @ directions.T + bias
-        wanted = targets[rows].to(device).float()
+        wanted = targets[rows].to(device).float()[:, None].expand_as(logits)
         said = ~wanted.isnan()
         loss = nn.functional.binary_cross_entropy_with_logits(logits[said], wanted[said])
         total = loss + 0.1 * (token.norm(dim=-1) / length - 1).square().mean()

@@ -63,6 +63,7 @@ _REGULAR: tuple[tuple[bool, str], ...] = (
     (True, r"\bregular(?:ly)?\b"),
     (True, r"\bsinus (?:rhythm|tachycardia|bradycardia)\b"),  # sinus arrhythmia is irregular, and has its own name
 )
+_VERDICT = r"\bnormal ECG\b|\bno abnormal findings?\b"
 _NEGATION = re.compile(r"\b(?:no|not|without|never|neither|nor|absen(?:t|ce)|rules? out|isn't|incomplete)\b", re.I)
 
 
@@ -81,7 +82,8 @@ def contradictions(
         What was found, one entry per field and statement, in the order of the answer.
     """
     flags = {field: flag(field, getattr(measurements, field), sex=sex, age=age) for field in TOLERANCE}
-    found = [*_wrong_numbers(text, flags), *_wrong_words(text, flags), *_wrong_rhythm(text, measurements.regular)]
+    found = [*_wrong_numbers(text, flags), *_wrong_words(text, flags)]
+    found += [*_wrong_rhythm(text, measurements.regular), *_wrong_verdict(text, flags, measurements.regular)]
     kept: list[tuple[slice, Contradiction]] = []
     for span, item in sorted(found, key=lambda pair: (pair[0].start, -pair[0].stop)):
         # "rate is 72" and "72 bpm" may be the same 72; what is said twice is shown once.
@@ -132,3 +134,15 @@ def _wrong_rhythm(text: str, regular: bool | None) -> Iterator[tuple[slice, Cont
         if agrees is not regular:
             for match in _matches(pattern, text):
                 yield slice(*match.span()), Contradiction("regular", match.group().strip(), measured)
+
+
+def _wrong_verdict(text: str, flags: dict[str, Flag], regular: bool | None) -> Iterator[tuple[slice, Contradiction]]:
+    out = [f"{item.name} {item.shown} {item.unit}" for item in flags.values() if item.status in ("low", "high")]
+    if out:
+        measured = f"{' and '.join(out[:2])} {'lies' if len(out) == 1 else 'lie'} outside the limits"
+    elif regular is False:
+        measured = "the RR intervals are irregular"
+    else:
+        return
+    for match in _matches(_VERDICT, text):
+        yield slice(*match.span()), Contradiction("verdict", match.group().strip(), measured)

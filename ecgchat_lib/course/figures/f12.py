@@ -85,27 +85,32 @@ def stage_2(losses: Sequence[float], about: Mapping[str, Any]) -> FigureResult:
     return FigureResult(*_curve(losses, "step of stage 2"), dict(about))
 
 
-@figure("12.4", "The mini chat model on recordings it has never seen: with their own ECG tokens, and with another's.")
-def with_and_without(rows: Sequence[tuple[str, int, float, float]]) -> FigureResult:
-    """Pairs of bars.
+@figure("12.4", "The mini chat model on recordings it has never seen, and with parts of the ECG exchanged.")
+def with_and_without(rows: Sequence[tuple[str, int, Sequence[float]]], kinds: Sequence[str]) -> FigureResult:
+    """Groups of bars.
 
     Args:
-        rows: (what, number of answers, share right with the own ECG, share right with another recording's ECG).
+        rows: (what, number of answers, share right for each kind).
+        kinds: whose ECG tokens and signs the model got.
     """
     from matplotlib import pyplot as plt
 
-    fig, axes = plt.subplots(figsize=(8, 0.75 * len(rows) + 1.1), layout="constrained")
+    fig, axes = plt.subplots(figsize=(8, 1.0 * len(rows) + 1.2), layout="constrained")
     y = np.arange(len(rows))
-    axes.barh(y - 0.19, [own for *_, own, _ in rows], 0.36, color=BLUE, label="own ECG tokens")
-    axes.barh(y + 0.19, [o for *_, o in rows], 0.36, color=ORANGE, hatch="///", edgecolor="white", label="another's")
-    for row, (_, _, own, other) in enumerate(rows):
-        axes.text(own + 0.01, row - 0.19, f"{own:.2f}", va="center")
-        axes.text(other + 0.01, row + 0.19, f"{other:.2f}", va="center")
-    axes.set_yticks(y, [f"{name} (n = {n})" for name, n, *_ in rows])
-    axes.set(xlim=(0, 1.08), xlabel="right")
+    height = 0.8 / len(kinds)
+    for number, (kind, color, hatch) in enumerate(zip(kinds, (BLUE, GREEN, ORANGE), ("", "...", "///"), strict=False)):
+        place = y + (number - (len(kinds) - 1) / 2) * height
+        axes.barh(place, [r[2][number] for r in rows], height, color=color, hatch=hatch, edgecolor="white", label=kind)
+        for where, row in zip(place, rows, strict=True):
+            axes.text(row[2][number] + 0.01, where, f"{row[2][number]:.2f}", va="center", fontsize=9)
+    axes.set_yticks(y, [f"{name}\n(n = {n})" for name, n, _ in rows])
+    axes.set(xlim=(0, 1.08), xlabel="share right")
     axes.axvline(0.5, color="black", lw=0.8, ls=":")
     axes.invert_yaxis()
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.25), ncols=2)
-    words = "; ".join(f"{name} {own:.2f} with its own, {other:.2f} with another's" for name, _, own, other in rows)
-    alt = f"Pairs of bars for {len(rows)} kinds of question, share right: {words}."
-    return FigureResult(fig, alt, [list(row) for row in rows])
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=len(kinds))
+    words = "; ".join(
+        f"{name}: {', '.join(f'{value:.2f} with {kind}' for value, kind in zip(values, kinds, strict=True))}"
+        for name, _, values in rows
+    )
+    alt = f"Groups of bars for {len(rows)} kinds of question, share right. {words}."
+    return FigureResult(fig, alt, {"kinds": list(kinds), "rows": [[name, n, *values] for name, n, values in rows]})
