@@ -1,39 +1,33 @@
-"""A PDF's first page as a picture, where a program for it is installed. Taught in: 13 §6"""
+"""A PDF's first page as a picture, by pdfium. Taught in: 13 §6"""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 
-def page_picture(pdf: Path, *, dpi: int = 100, seconds: float = 30.0) -> NDArray[np.uint8] | None:
+def page_picture(pdf: Path, *, dpi: int = 100) -> NDArray[np.uint8]:
     """Return the first page as an array `(height, width, 3)`.
 
     Args:
         pdf: the file.
         dpi: pixels per inch.
-        seconds: how long the program may take.
 
-    Returns:
-        The picture, or None if `pdftoppm` (of poppler-utils) isn't installed or can't read the file.
+    Raises:
+        EcgChatError: the file isn't a PDF with a page.
     """
-    program = shutil.which("pdftoppm")
-    if program is None:
-        return None
-    from PIL import Image
+    import numpy as np
+    import pypdfium2
 
-    with tempfile.TemporaryDirectory() as folder:
-        command = [program, "-r", str(dpi), "-png", "-f", "1", "-l", "1", "-singlefile", str(pdf), f"{folder}/page"]
-        done = subprocess.run(command, capture_output=True, timeout=seconds, check=False)
-        page = Path(folder) / "page.png"
-        if done.returncode != 0 or not page.is_file():
-            return None
-        return np.asarray(Image.open(page).convert("RGB"))
+    from ecgchat_lib.errors import EcgChatError
+
+    try:
+        with pypdfium2.PdfDocument(pdf) as document:
+            picture = document[0].render(scale=dpi / 72).to_pil().convert("RGB")
+    except (pypdfium2.PdfiumError, IndexError) as error:
+        raise EcgChatError(f"{pdf}: not a PDF with a page ({error}). Make it again with 'ecgchat report'") from error
+    return np.asarray(picture)

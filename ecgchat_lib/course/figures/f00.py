@@ -218,4 +218,4 @@ def page(pdf: Path, report: Report) -> FigureResult:
     from ecgchat_lib.course.figures.f13 import draw_page, page_in_alt_text
 
     data = {"record": report.record, "flags": [(item.field, item.shown, item.status) for item in report.flags]}
-    return FigureResult(draw_page(pdf, report, width=6.2), page_in_alt_text(report), data)
+    return FigureResult(draw_page(pdf, width=6.2), page_in_alt_text(report), data)

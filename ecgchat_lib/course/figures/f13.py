@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,15 +28,14 @@ def report_page(pdf: Path, report: Report) -> FigureResult:
         report: its content.
     """
     data = {"record": report.record, "flags": [(item.field, item.shown, item.status) for item in report.flags]}
-    return FigureResult(draw_page(pdf, report), page_in_alt_text(report), data)
+    return FigureResult(draw_page(pdf), page_in_alt_text(report), data)
 
 
-def draw_page(pdf: Path, report: Report, *, width: float = 8.27) -> Figure:
-    """Draw the PDF's page, or its words where no program can turn a PDF into a picture.
+def draw_page(pdf: Path, *, width: float = 8.27) -> Figure:
+    """Draw the PDF's page.
 
     Args:
         pdf: the report's file.
-        report: its content.
         width: in inches; the height follows from A4.
     """
     from matplotlib import pyplot
@@ -45,12 +43,7 @@ def draw_page(pdf: Path, report: Report, *, width: float = 8.27) -> Figure:
     drawn, axes = pyplot.subplots(figsize=(width, width * 297 / 210))
     drawn.subplots_adjust(0, 0, 1, 1)
     axes.axis("off")
-    picture = page_picture(pdf, dpi=200)
-    if picture is not None:
-        axes.imshow(picture, interpolation="antialiased", aspect="auto")
-    else:
-        size = 7.5 * width / 8.27
-        axes.text(0.02, 0.99, _page_in_words(report), va="top", family="DejaVu Sans Mono", size=size, parse_math=False)
+    axes.imshow(page_picture(pdf, dpi=200), interpolation="antialiased", aspect="auto")
     return drawn
 
 
@@ -63,17 +56,6 @@ def page_in_alt_text(report: Report) -> str:
         f"leads on ECG paper, and a table of {len(report.flags)} measurements; outside their limits: "
         f"{', '.join(out) or 'none'}."
     )
-
-
-def _page_in_words(report: Report) -> str:
-    lines = [f"ECG report: {report.record}   (pdftoppm isn't installed: the page's words, without its picture)", ""]
-    for number, section in enumerate(report.sections, 1):
-        lines.append(f"{number} {section.title}")
-        for entry in section.entries:
-            text = f"{entry.label}: {entry.text}" if entry.label else entry.text
-            lines += textwrap.wrap(text, 108, initial_indent="  ", subsequent_indent="    ")
-    lines += ["", *(f"  {item.name:18} {item.shown:>14}  {item.normal:18} {item.status}" for item in report.flags)]
-    return "\n".join(lines)
 
 
 @figure("13.2", "Measurements of two real recordings beside the normal limits of adults (gray bands).")
