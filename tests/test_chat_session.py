@@ -163,7 +163,7 @@ def test_the_mini_answers_about_all_ten_real_recordings():
         assert answer.text.endswith(".")
         assert not [note for note in answer.notes if "answer says" in note], answer
         assert re.search(rf"\b{rate}\b", answer.text), (answer.text, rate)
-        expected = "atrial fibrillation" if number in (3, 4) else "sinus"
+        expected = "atrial fibrillation" if number in (3, 4, 7, 9) else "sinus"  # the dataset's labels
         right += expected in answer.text
     assert right >= 8
 
