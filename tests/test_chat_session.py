@@ -134,7 +134,14 @@ def test_summary_counts_by_hand():
     assert found["presence"]["balanced_accuracy"] == 0.5  # 1 of 2 present, 1 of 2 absent
     assert found["presence"]["findings"]["afib"] == {"present": 2, "absent": 1, "balanced_accuracy": 0.75}
     assert found["presence"]["neither_yes_nor_no"] == 1
-    assert found["rhythm"] == {"n": 2, "accuracy": 0.5, "recall_afib": [0, 1], "recall_sinus": [1, 1]}
+    assert found["rhythm"] == {
+        "n": 2,
+        "accuracy": 0.5,
+        "always_the_commonest": 0.5,
+        "mean_recall": 0.5,
+        "recall_afib": [0, 1],
+        "recall_sinus": [1, 1],
+    }
     assert found["rate"] == {"n": 2, "within_5_per_minute": 0.5, "exact": 0.0}
     assert summarize([]) == {}
     json.dumps(found)

@@ -6,7 +6,7 @@ tokens and with another's, so that what the words and measured values alone achi
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -107,7 +107,8 @@ def summarize(outcomes: Sequence[Outcome], *, seed: int = 0) -> dict[str, Any]:
 
     Returns:
         "presence": balanced accuracy over all yes/no answers with a bootstrap interval, per finding and their mean;
-        "rhythm": accuracy over sinus, afib, other; "rate": share within 5/min of the measured rate.
+        "rhythm": accuracy over sinus, afib, other, what always saying the commonest one would give, and the mean of
+        the classes' recalls; "rate": share within 5/min of the measured rate.
     """
     out: dict[str, Any] = {}
     yes_no = [(o.turn.about, bool(o.turn.truth), o.said) for o in outcomes if o.turn.kind == "presence"]
@@ -130,14 +131,14 @@ def summarize(outcomes: Sequence[Outcome], *, seed: int = 0) -> dict[str, Any]:
         }
     rhythm = [(rhythm_class(str(o.turn.about)), o.said) for o in outcomes if o.turn.kind == "rhythm"]
     if rhythm:
-        classes = sorted({str(t) for t, _ in rhythm})
+        counts = Counter(str(t) for t, _ in rhythm)
+        hits = Counter(str(t) for t, said in rhythm if t == said)
         out["rhythm"] = {
             "n": len(rhythm),
             "accuracy": _share(t == said for t, said in rhythm),
-            **{
-                f"recall_{name}": [sum(s == name for t, s in rhythm if t == name), sum(t == name for t, _ in rhythm)]
-                for name in classes
-            },
+            "always_the_commonest": round(max(counts.values()) / len(rhythm), 4),
+            "mean_recall": round(float(np.mean([hits[name] / counts[name] for name in counts])), 4),
+            **{f"recall_{name}": [hits[name], counts[name]] for name in sorted(counts)},
         }
     rates = [(o.turn.truth, o.said) for o in outcomes if o.turn.kind == "rate" and o.turn.truth is not None]
     if rates:

@@ -293,12 +293,12 @@ kinds = {"own_ecg": "its own ECG", "other_tokens": "another's tokens", "other_ec
 rows = []
 for name, kind, figure in (
     ("rate within 5 per minute", "rate", "within_5_per_minute"),
-    ("rhythm: sinus, fibrillation, other", "rhythm", "accuracy"),
+    ("rhythm: sinus, fibrillation, other (balanced)", "rhythm", "mean_recall"),
     ("is the finding there? (balanced)", "presence", "balanced_accuracy"),
 ):
     shares = [recorded[twin][kind][figure] for twin in kinds]
     rows.append((name, recorded["own_ecg"][kind]["n"], shares))
-    print(f"{name:36s} n = {rows[-1][1]:4d}  ", "  ".join(f"{share:.2f}" for share in shares))
+    print(f"{name:46s} n = {rows[-1][1]:4d}  ", "  ".join(f"{share:.2f}" for share in shares))
 run.show(f12.with_and_without, rows, list(kinds.values()))
 
 # %% [markdown]
