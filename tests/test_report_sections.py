@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from test_knowledge import measured
 
-from ecgchat_lib.ecg.quality import Quality
-from ecgchat_lib.ecg.recording import Patient, Recording
+from ecgchat_lib.ecg.quality import Finding, Quality
+from ecgchat_lib.ecg.recording import Patient, Recording, read_recording
+from ecgchat_lib.paths import data_folder
 from ecgchat_lib.report.markdown import report_markdown
-from ecgchat_lib.report.sections import NOT_RECORDED, TITLES, ModelAnswer, PatientDetails, build_report
+from ecgchat_lib.report.sections import NOT_RECORDED, QUESTIONS, TITLES, ModelAnswer, PatientDetails, build_report
+from ecgchat_lib.report.write import make_report
 
 GOOD = Quality(usable=True, warnings=())
 
@@ -65,6 +67,59 @@ def test_bad_quality_is_said_and_asks_for_another_recording():
     assert "not usable" in texts(report.section("ECG Data Analysis"))[1]
     assert "lead V2 is flat" in texts(report.section("ECG Data Analysis"))[1]
     assert texts(report.section("Recommendations"))[0].startswith("Record the ECG again")
+
+
+UNUSABLE = Quality(
+    usable=False,
+    warnings=("no heartbeats stand out", "mains hum of 50 Hz"),
+    findings=(
+        Finding("not_an_ecg", "abstain", "no heartbeats stand out"),
+        Finding("mains", "warn", "mains hum of 50 Hz"),
+    ),
+)
+
+
+def test_of_an_unusable_recording_nothing_is_concluded():
+    said = ModelAnswer("Diagnosis", "What is it?", "Sinus bradycardia.")
+    report = build_report(recording(), measured(heart_rate_bpm=120, qtc_ms=600), UNUSABLE, [said])
+    assert texts(report.section("Pathological Analysis")) == ["Nothing was judged: no heartbeats stand out."]
+    assert texts(report.section("Diagnosis")) == ["No diagnosis: the recording isn't usable."]
+    assert {item.shown for item in report.flags} == {"not measured"}
+    assert {item.status for item in report.flags} == {"unknown"}
+    assert not report.by_model
+    assert len(report.section("Recommendations").entries) == 2  # record it again; with symptoms, see a clinician
+    text = report_markdown(report)
+    assert "bradycardia" not in text
+    assert "120 bpm" not in text
+    assert "mains hum of 50 Hz" in text
+
+
+def test_the_model_is_not_asked_about_an_unusable_recording():
+    class Session:
+        asked = 0
+
+        def ask(self, recording, question):
+            self.asked += 1
+            return ModelAnswer("", question, "Sinus rhythm.")
+
+    session = Session()
+    noise = np.random.default_rng(0).normal(0, 0.3, (12, 5000)).astype(np.float32)
+    report = make_report(recording(signal=noise), session=session)
+    assert session.asked == 0
+    assert not report.by_model
+    assert "isn't usable" in report.description
+    good = make_report(read_recording(data_folder() / "real_sample" / "A0002"), session=session)
+    assert session.asked == len(QUESTIONS)
+    assert good.by_model
+
+
+def test_doubts_stand_before_what_was_found():
+    doubtful = Quality(True, tuple(f"doubt {number}" for number in range(5)))
+    report = build_report(recording(), measured(heart_rate_bpm=120, rr_ms=500), doubtful)
+    first, second = report.section("Pathological Analysis").entries[:2]
+    assert first.text == "Doubtful recording: doubt 0; doubt 1; doubt 2; 2 more."
+    assert first.origin == "rule"
+    assert "tachycardia" in second.text
 
 
 def test_said_and_measured_are_kept_apart_and_contradictions_are_marked():

@@ -1,7 +1,8 @@
 """A conversation about a recording: what `ecgchat chat` and notebook 13 call.
 
-It measures the recording, encodes it, asks the model and keeps the conversation. Answers are greedy, so the same
-question gives the same answer. It is a teaching model and no medical device. Taught in: 13 §2.
+It judges the recording, measures it, encodes it, asks the model and keeps the conversation. Where the judge finds the
+recording unusable, the model isn't asked. Answers are greedy, so the same question gives the same answer. It is a
+teaching model and no medical device. Taught in: 13 §2.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ecgchat_lib.ecg.measure import Measurements, measure
+from ecgchat_lib.ecg.measure import NUMBERS, Measurements, measure
 from ecgchat_lib.ecg.quality import judge
 from ecgchat_lib.ecg.recording import Recording, model_window, read_recording
 from ecgchat_lib.errors import EcgChatError
@@ -35,12 +36,13 @@ class Answer:
     """What the model said, and what it had to go by.
 
     Attributes:
-        text: the answer.
+        text: the answer, or why there is none.
         question: the question, as it was asked.
         measurements: what was measured on the recording, by rules and not by the model.
         evidence: the lines of the prompt that the answer can rest on.
         notes: what was changed in the recording, what is doubtful about it, and where the answer disagrees with the
             measurements.
+        abstained: whether the recording is unusable, so that the model wasn't asked.
     """
 
     text: str
@@ -48,6 +50,7 @@ class Answer:
     measurements: Measurements
     evidence: tuple[str, ...]
     notes: tuple[str, ...]
+    abstained: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,11 @@ class _Heard:
     """A recording as the model hears it."""
 
     recording: Recording
-    tokens: torch.Tensor  # (1, 101, width)
+    tokens: torch.Tensor | None  # (1, 101, width); None where the recording is unusable
     measurements: Measurements
     lines: tuple[str, ...]  # what the prompt says about it in words
     notes: tuple[str, ...]
+    reasons: tuple[str, ...] = ()  # why it is unusable
 
 
 @dataclass
@@ -85,6 +89,9 @@ class ChatSession:
             question: in English.
             max_new_tokens: most tokens of the answer.
 
+        Returns:
+            The model's answer; for a recording that the judge finds unusable, a refusal that gives the reason.
+
         Raises:
             RecordError: the recording can't be read.
             EcgChatError: the question is empty.
@@ -95,6 +102,10 @@ class ChatSession:
         asked = plain_text(question, self.chat.tokenizer, self.chat.template)
         if not asked:
             raise EcgChatError("the question is empty, expected a sentence such as 'What is the heart rhythm?'")
+        if heard.tokens is None:
+            text = refusal(heard.reasons)
+            self.turns.append((asked, text))
+            return Answer(text, question, heard.measurements, heard.lines, heard.notes, abstained=True)
         encoded = encode(self._prompt(heard, asked), self.chat.tokenizer, self.chat.template)
         text = self.chat.generate([encoded], heard.tokens, max_new_tokens=max_new_tokens)[0]
         self.turns.append((asked, text))
@@ -123,17 +134,29 @@ class ChatSession:
 
 
 def hear(recording: Recording, encoder: EcgCoca, reader: FindingReader | None = None) -> _Heard:
-    """Measure a recording, turn it into ECG tokens and read these; what was cut or looks doubtful becomes notes."""
+    """Judge and measure a recording, turn it into ECG tokens and read these, unless it is unusable.
+
+    What was cut or looks doubtful becomes notes.
+    """
     from ecgchat_lib.coca.embed import encoder_tokens
     from ecgchat_lib.coca.preprocess import recording_windows
 
     config = encoder.config.encoder
-    tokens = encoder_tokens(recording_windows([recording], config), encoder)
+    quality = judge(recording)
     _, cut = model_window(recording, fs=500.0, seconds=config.seconds)
-    notes = dict.fromkeys((*recording.notes, *cut, *judge(recording).warnings))  # each once, in order
+    notes = tuple(dict.fromkeys((*recording.notes, *cut, *quality.warnings)))  # each once, in order
+    if not quality.usable:
+        nothing = Measurements(reasons=dict.fromkeys(NUMBERS, "the recording isn't usable"))
+        return _Heard(recording, None, nothing, (measured_line(nothing),), notes, quality.reasons)
     measured = measure(recording)
+    tokens = encoder_tokens(recording_windows([recording], config), encoder)
     signs = reader.read(tokens, [measured]) if reader is not None else []
-    return _Heard(recording, tokens, measured, (measured_line(measured), *signs), tuple(notes))
+    return _Heard(recording, tokens, measured, (measured_line(measured), *signs), notes)
+
+
+def refusal(reasons: tuple[str, ...]) -> str:
+    """Return what is said of an unusable recording, instead of an answer."""
+    return f"I can't say anything about this recording: {'; '.join(reasons)}. Please record the ECG again."
 
 
 def disagreements(text: str, measurements: Measurements) -> tuple[str, ...]:

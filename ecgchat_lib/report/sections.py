@@ -1,7 +1,8 @@
 """The content of a report, before any layout: six sections, each line with where it comes from.
 
 Only what is known is written. What nobody recorded is "not recorded", what couldn't be measured says why, and what a
-model said stands apart from what was measured, with a mark where the two disagree. Recommendations follow fixed rules
+model said stands apart from what was measured, with a mark where the two disagree. Of an unusable recording nothing is
+said but why. Recommendations follow fixed rules
 and never come from a model. Taught in: 13 §4
 """
 
@@ -12,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
+from ecgchat_lib.ecg.measure import NUMBERS, Measurements
 from ecgchat_lib.ecg.recording import Patient, Recording
 from ecgchat_lib.knowledge.limits import Flag, Source, cautions, flag_all, is_child
 from ecgchat_lib.report.escaping import shorten
 from ecgchat_lib.report.grounding import contradictions
 
 if TYPE_CHECKING:
-    from ecgchat_lib.ecg.measure import Measurements
     from ecgchat_lib.ecg.quality import Quality
 
 TITLES = (
@@ -42,6 +43,7 @@ QUESTIONS = (  # what the report asks a model: the section in which the answer s
 _CONTRADICTS = "Contradicts the measurements"
 _WANTED = ("heart_rate_bpm", "pr_ms", "qrs_ms", "qtc_ms", "axis_deg")  # what a reader of an ECG looks for first
 _MOST_CONTRADICTIONS = 4  # listed; the others are counted
+_MOST_DOUBTS = 3  # the same
 
 Origin = Literal["recorded", "measured", "rule", "model", "check"]
 
@@ -119,13 +121,16 @@ def build_report(
         recording: the recording; its header's history, medication and symptoms are used where they say something.
         measurements: of this recording.
         quality: of this recording.
-        answers: what a model said, if one was asked.
+        answers: what a model said, if one was asked; left out where the recording isn't usable.
         patient: what the reader knows beyond the recording.
         description: the tracing in words (`ecg.paper.describe`).
 
     Returns:
-        The report. It holds nothing that isn't in the arguments or in the table of limits.
+        The report. It holds nothing that isn't in the arguments or in the table of limits. Where `quality` says that
+        the recording isn't usable, it holds no measurement, finding or answer either, but the reason.
     """
+    if not quality.usable:
+        measurements, answers = Measurements(reasons=dict.fromkeys(NUMBERS, "the recording isn't usable")), ()
     who = patient or PatientDetails()
     person = Patient(
         age=who.age if who.age is not None else recording.patient.age,
@@ -136,8 +141,8 @@ def build_report(
         _patient_information(who, person),
         _medical_history(recording, who),
         _data_analysis(recording, measurements, quality),
-        _pathological_analysis(flags, measurements, answers, person),
-        _diagnosis(measurements, answers, person),
+        _pathological_analysis(flags, measurements, answers, person, quality),
+        _diagnosis(measurements, answers, person, quality),
         _recommendations(flags, quality, bool(answers)),
     )
     used = {item.source for item in flags if item.source}
@@ -195,7 +200,7 @@ def _medical_history(recording: Recording, who: PatientDetails) -> Section:
 def _data_analysis(recording: Recording, measurements: Measurements, quality: Quality) -> Section:
     signal = f"{len(recording.leads)} leads, {recording.seconds:.1f} s at {recording.fs:g} Hz"
     rhythm = {True: "regular", False: "irregular", None: "not measured"}[measurements.regular]
-    verdict = "usable" if quality.usable else "not usable: measurements and answers below may be meaningless"
+    verdict = "usable" if quality.usable else "not usable: nothing was concluded from it"
     entries = [
         Entry("Signal", signal, "recorded"),
         Entry("Quality", "; ".join([verdict, *quality.warnings]), "measured"),
@@ -210,10 +215,15 @@ def _pathological_analysis(
     measurements: Measurements,
     answers: Sequence[ModelAnswer],
     person: Patient,
+    quality: Quality,
 ) -> Section:
+    title = "Pathological Analysis"
+    if not quality.usable:
+        return Section(title, (Entry("", f"Nothing was judged: {_listed(quality.reasons)}.", "rule"),))
     out = [item for item in flags if item.status in ("low", "high")]
     judged = [item for item in flags if item.status != "unknown"]
-    entries = [Entry("", item.sentence, "rule") for item in out if item.field != "rr_ms"]
+    doubts = [Entry("", f"Doubtful recording: {_listed(quality.warnings)}.", "rule")] if quality.warnings else []
+    entries = doubts + [Entry("", item.sentence, "rule") for item in out if item.field != "rr_ms"]
     if not out and judged:
         entries.append(Entry("", f"All {len(judged)} measurements with a limit lie within it.", "rule"))
     if is_child(person.age):
@@ -221,11 +231,20 @@ def _pathological_analysis(
     elif not judged:
         entries.append(Entry("", "No measurement could be compared with a limit.", "rule"))
     entries += [Entry("", sentence, "rule") for sentence in cautions(measurements)]
-    title = "Pathological Analysis"
     return Section(title, (*entries, *_said(title, answers, measurements, person)))
 
 
-def _diagnosis(measurements: Measurements, answers: Sequence[ModelAnswer], person: Patient) -> Section:
+def _listed(texts: Sequence[str]) -> str:
+    """Return the first of the texts in one line, and how many more there are."""
+    more = [f"{len(texts) - _MOST_DOUBTS} more"] if len(texts) > _MOST_DOUBTS else []
+    return "; ".join([*texts[:_MOST_DOUBTS], *more])
+
+
+def _diagnosis(
+    measurements: Measurements, answers: Sequence[ModelAnswer], person: Patient, quality: Quality
+) -> Section:
+    if not quality.usable:
+        return Section("Diagnosis", (Entry("", "No diagnosis: the recording isn't usable.", "rule"),))
     entries = _said("Diagnosis", answers, measurements, person)
     return Section("Diagnosis", entries or (Entry("", "No diagnosis: no model was asked, and no clinician.", "rule"),))
 
@@ -253,7 +272,7 @@ def _recommendations(flags: Sequence[Flag], quality: Quality, by_model: bool) ->
         texts.append("Record the ECG again: the quality of this one doesn't allow a judgment.")
     if any(item.status in ("low", "high") for item in flags):
         texts.append("Have the measurements outside their limits confirmed by a clinician, on the tracing.")
-    if any(item.field in _WANTED and item.shown == "not measured" for item in flags):
+    if quality.usable and any(item.field in _WANTED and item.shown == "not measured" for item in flags):
         texts.append("Measure by hand what couldn't be measured automatically.")
     if by_model:
         texts.append("Treat the model's sentences as an exercise, not as a finding.")

@@ -70,16 +70,17 @@ def make_report(
 
     Args:
         recording: the recording.
-        session: a model that answers questions; without one the report holds measurements only.
+        session: a model that answers questions; without one the report holds measurements only. It isn't asked about
+            a recording that isn't usable.
         patient: what is known beyond the recording.
 
     Returns:
         The content.
     """
-    measurements = measure(recording)
-    answers = ask_for_report(session, recording) if session is not None else ()
-    description = describe(recording, measurements)
-    return build_report(recording, measurements, judge(recording), answers, patient=patient, description=description)
+    measurements, quality = measure(recording), judge(recording)
+    answers = ask_for_report(session, recording) if session is not None and quality.usable else ()
+    description = describe(recording, measurements, quality=quality)
+    return build_report(recording, measurements, quality, answers, patient=patient, description=description)
 
 
 def write_report(
