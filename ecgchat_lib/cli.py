@@ -12,13 +12,19 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ecgchat_lib import __version__
 from ecgchat_lib.course.cli import app as course_app
+from ecgchat_lib.datasets.cli import app as data_app
 from ecgchat_lib.errors import EcgChatError
+
+if TYPE_CHECKING:
+    from ecgchat_lib.ecg.measure import Measurements
+    from ecgchat_lib.ecg.quality import Quality
+    from ecgchat_lib.ecg.recording import Recording
 
 app = typer.Typer(
     name="ecgchat",
@@ -29,12 +35,24 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(course_app, name="course")
+app.add_typer(data_app, name="data")
 
-RECORD_HELP = "A WFDB record, with or without extension."
-MEASURED_FIELDS = ("heart_rate_bpm", "rr_ms", "pr_ms", "qrs_ms", "qt_ms", "qtc_ms", "axis_deg")
+RECORD_HELP = "A WFDB record, with or without extension; or a csv, npy, h5, EDF or DICOM file."
+SHOWN_FIELDS = ("heart_rate_bpm", "rr_ms", "pr_ms", "qrs_ms", "qrs_global_ms", "qt_ms", "qtc_ms", "axis_deg")
 
 Records = Annotated[list[Path], typer.Argument(metavar="RECORD...", help=RECORD_HELP, show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
+Rate = Annotated[
+    float | None, typer.Option("--fs", help="Samples per second, for files that don't say it (csv, npy, h5).")
+]
+Leads = Annotated[
+    str | None,
+    typer.Option("--leads", help="Names of the leads in the file's order, with commas, for files that don't say them."),
+]
+Unit = Annotated[str | None, typer.Option("--unit", help="V, mV, uV or nV, for files that don't say it.")]
+
+
+WdeStyle = Literal["course", "original"]
 
 
 def json_line(values: dict[str, Any]) -> str:
@@ -43,6 +61,14 @@ def json_line(values: dict[str, Any]) -> str:
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
     }
     return json.dumps(finite, ensure_ascii=False, allow_nan=False)
+
+
+def _read(record: Path, fs: float | None, leads: str | None, unit: str | None) -> Recording:
+    """Read a recording of any kind; what the file doesn't say comes from the options."""
+    from ecgchat_lib.ecg.formats import read_any
+
+    names = None if leads is None else [name.strip() for name in leads.split(",")]
+    return read_any(record, fs=fs, leads=names, unit=unit)
 
 
 def _whole(value: float) -> str:
@@ -102,27 +128,51 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def measure(records: Records, as_json: AsJson = False) -> None:
-    """Measure rate, intervals (ms) and frontal axis (degrees); unknown values are n/a, or null in JSON."""
+def measure(
+    records: Records,
+    as_json: AsJson = False,
+    fs: Rate = None,
+    leads: Leads = None,
+    unit: Unit = None,
+    wde: Annotated[
+        WdeStyle, typer.Option("--wde", help="How unknown values read in --json's WDE text.")
+    ] = "course",
+) -> None:
+    """Measure rate, intervals (ms), axis, heights (mV) and ST levels, and judge the quality; unknown is n/a or null."""
     from ecgchat_lib.ecg.measure import measure as measure_recording
-    from ecgchat_lib.ecg.recording import read_recording
+    from ecgchat_lib.ecg.quality import judge
 
     def measure_one(record: Path) -> None:
-        recording = read_recording(record)
-        measured = measure_recording(recording)
-        values = {name: getattr(measured, name) for name in MEASURED_FIELDS}
+        recording = _read(record, fs, leads, unit)
+        measured, quality = measure_recording(recording), judge(recording)
         if as_json:
-            rounded = {name: round(float(value), 1) for name, value in values.items()}
-            typer.echo(json_line({"record": recording.name, "fs": recording.fs, **rounded}))
+            typer.echo(json_line(_measured_row(recording, measured, quality, wde)))
             return
-        shown = "  ".join(
-            f"{name} {value:.0f}" if math.isfinite(value) else f"{name} n/a" for name, value in values.items()
-        )
+        shown = "  ".join(f"{name} {_whole(getattr(measured, name))}" for name in SHOWN_FIELDS)
         typer.echo(f"{recording.name}: {shown}")
-        for note in (*recording.notes, *(f"{field}: {reason}" for field, reason in measured.reasons.items())):
+        reasons = (f"{name}: {reason}" for name, reason in measured.reasons.items())
+        for note in (*recording.notes, *quality.warnings, *reasons):
             typer.echo(f"  {recording.name}: {note}", err=True)
 
     _for_each(records, "measure", measure_one)
+
+
+def _measured_row(recording: Recording, measured: Measurements, quality: Quality, wde: WdeStyle) -> dict[str, Any]:
+    """Return what `measure --json` prints of one recording: times to 0.1 ms, heights to 0.001 mV."""
+    from ecgchat_lib.ecg.measure import wde_text
+
+    row: dict[str, Any] = {"record": recording.name, "fs": recording.fs}
+    for name, value in measured.as_dict().items():
+        digits = 3 if name.endswith("_mv") else 1
+        if isinstance(value, dict) and name != "reasons":
+            row[name] = {lead: round(level, digits) for lead, level in value.items()}
+        else:
+            row[name] = round(value, digits) if isinstance(value, float) else value
+    return row | {
+        "wde": wde_text(measured, style=wde).strip(),
+        "quality": quality.as_dict(),
+        "notes": list(recording.notes),
+    }
 
 
 @app.command()
@@ -133,19 +183,22 @@ def chat(
         typer.Option("--message", "-m", help="A question; repeat it for several turns. Without it, a conversation."),
     ] = None,
     as_json: AsJson = False,
+    fs: Rate = None,
+    leads: Leads = None,
+    unit: Unit = None,
 ) -> None:
     """Ask questions about a recording; they are answered by the shipped mini model."""
     from ecgchat_lib.chat.session import load_chat
-    from ecgchat_lib.ecg.recording import read_recording
 
-    recording = read_recording(record)
+    recording = _read(record, fs, leads, unit)
     session = load_chat()
     told: set[str] = set()
 
     def answer(question: str) -> None:
         reply = session.ask(recording, question)
         if as_json:
-            typer.echo(json_line({"record": recording.name, "question": question, "answer": reply.text}))
+            row = {"record": recording.name, "question": question, "answer": reply.text, "abstained": reply.abstained}
+            typer.echo(json_line(row))
         else:
             typer.echo(reply.text)
         for note in reply.notes:
@@ -179,17 +232,19 @@ def report(
         typer.Option("--pdf", help="Where to write: a file for one record, a folder for several.", show_default=False),
     ],
     as_json: AsJson = False,
+    fs: Rate = None,
+    leads: Leads = None,
+    unit: Unit = None,
 ) -> None:
     """Write a one-page PDF report of each recording: tracing, measurements, what the model said."""
     from ecgchat_lib.chat.session import load_chat
-    from ecgchat_lib.ecg.recording import read_recording
     from ecgchat_lib.report import write_report
 
     session = None
 
     def report_one(record: Path) -> None:
         nonlocal session
-        recording = read_recording(record)
+        recording = _read(record, fs, leads, unit)
         target = pdf if len(records) == 1 and not pdf.is_dir() else pdf / f"{recording.name}.pdf"
         session = session or load_chat()
         written = write_report(recording, target, session=session)

@@ -17,6 +17,7 @@ from ecgchat_lib.paths import data_folder
 
 REAL = sorted((data_folder() / "real_sample").glob("*.hea"))
 FIELDS = ["record", "fs", "heart_rate_bpm", "rr_ms", "pr_ms", "qrs_ms", "qt_ms", "qtc_ms", "axis_deg"]
+MORE = ["qrs_global_ms", "qtc_fridericia_ms", "st_mv", "transition", "regular", "reasons", "wde", "quality", "notes"]
 
 
 def run(capsys, *arguments):
@@ -51,7 +52,9 @@ def test_measure_prints_one_json_object_per_record(capsys):
     assert [row["record"] for row in rows] == [file.stem for file in REAL]
     assert len(rows) == 10
     for row in rows:
-        assert list(row) == FIELDS
+        assert row.keys() >= {*FIELDS, *MORE}
+        assert row["wde"].startswith(f"RR: {row['rr_ms']:.0f} PR: ")
+        assert row["quality"]["usable"] is True
         assert row["fs"] == 500
         assert 30 < row["heart_rate_bpm"] < 200
         assert math.isclose(row["heart_rate_bpm"], 60_000 / row["rr_ms"], rel_tol=0.01)
@@ -162,7 +165,10 @@ def test_leads_are_found_by_name_in_any_order_and_spelling(capsys, tmp_path):
     record = write(tmp_path, real_signal()[:, order], names)
     shuffled = json.loads(run(capsys, "measure", record, "--json")[1][0])
     straight = json.loads(run(capsys, "measure", REAL[1], "--json")[1][0])
-    assert {k: v for k, v in shuffled.items() if k != "record"} == {k: v for k, v in straight.items() if k != "record"}
+    assert shuffled["notes"] == ["leads put into the standard order"]
+    for field in FIELDS[2:]:
+        assert shuffled[field] == pytest.approx(straight[field], abs=0.2)
+    assert shuffled["st_mv"] == pytest.approx(straight["st_mv"], abs=0.002)
 
 
 def test_other_units_are_converted(capsys, tmp_path):
@@ -171,6 +177,26 @@ def test_other_units_are_converted(capsys, tmp_path):
     straight = json.loads(run(capsys, "measure", REAL[1], "--json")[1][0])
     for field in FIELDS[2:]:
         assert converted[field] == pytest.approx(straight[field], abs=4)
+
+
+def test_measure_reads_other_files_when_told_what_they_do_not_say(capsys, tmp_path):
+    np.save(tmp_path / "real.npy", real_signal().astype(np.float32))
+    options = ("--fs", "500", "--leads", ",".join(LEADS), "--json")
+    code, out, _ = run(capsys, "measure", tmp_path / "real.npy", *options)
+    straight = json.loads(run(capsys, "measure", REAL[1], "--json")[1][0])
+    assert code == 0
+    assert json.loads(out[0])["qrs_ms"] == pytest.approx(straight["qrs_ms"], abs=0.2)
+    code, _, (line,) = run(capsys, "measure", tmp_path / "real.npy")
+    assert code == 2
+    assert "fs" in line
+
+
+def test_the_wde_text_comes_in_two_styles(capsys):
+    fibrillation = REAL[8]
+    ours = json.loads(run(capsys, "measure", fibrillation, "--json")[1][0])["wde"]
+    original = json.loads(run(capsys, "measure", fibrillation, "--json", "--wde", "original")[1][0])["wde"]
+    assert "PR: n/a" in ours
+    assert original == ours.replace("n/a", "0")
 
 
 def test_json_line_never_holds_nan():

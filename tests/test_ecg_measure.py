@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecgchat_lib.ecg.beats import find_r_peaks, qrs_energy
+from ecgchat_lib.datasets.segment_recipe import summarize
+from ecgchat_lib.ecg.beats import align_beats, find_r_peaks, qrs_energy
 from ecgchat_lib.ecg.filters import bandpass, fill_missing, find_spikes, remove_spikes, resample
 from ecgchat_lib.ecg.leads import LEADS
-from ecgchat_lib.ecg.measure import NUMBERS, Measurements, measure, wde_text
+from ecgchat_lib.ecg.measure import NUMBERS, Measurements, analyze, measure, wde_text
 from ecgchat_lib.ecg.recording import Recording, read_recording
 from ecgchat_lib.errors import ParameterError
 from ecgchat_lib.paths import data_folder, project_root
@@ -41,13 +42,14 @@ def hump(t, begin, width):
 def simple_ecg(
     beats=None, *, rr=0.8, pr=0.16, qrs=0.09, qt=0.38, axis=60.0, p=0.12, fs=500.0, seconds=10.0, noise=0.0, seed=0
 ):
-    """Twelve leads whose every interval is known: P 90 ms wide, a triangle of a QRS complex, T 180 ms wide."""
+    """Twelve leads whose every interval is known: P 90 ms wide, a QRS complex of three humps, T 180 ms wide."""
     t = np.arange(round(seconds * fs)) / fs
     onsets = np.arange(0.4, seconds, rr) if beats is None else np.asarray(beats)
     ps, rs, ts = (np.zeros_like(t) for _ in range(3))
     for on in onsets:
         ps += hump(t, on - pr, 0.09)
-        rs += np.clip(1 - np.abs(t - on - qrs / 2) / (qrs / 2), 0, None)
+        rs += hump(t, on + 0.2 * qrs, 0.6 * qrs)
+        rs -= 0.15 * hump(t, on, 0.3 * qrs) + 0.2 * hump(t, on + 0.68 * qrs, 0.32 * qrs)
         ts += hump(t, on + qt - 0.18, 0.18)
     limb = [math.cos(math.radians(axis - angle)) for angle in (0, 60, 120, -150, -30, 90)]
     scale = np.array([*limb[:3], *(0.866 * x for x in limb[3:]), -0.6, -0.2, 0.3, 0.8, 1.0, 0.9])[:, None]
@@ -164,10 +166,13 @@ def test_recovers_known_intervals(fs, rr, pr, qrs, qt):
     m = measure(simple_ecg(rr=rr, pr=pr, qrs=qrs, qt=qt, fs=fs, noise=0.01))
     assert m.rr_ms == pytest.approx(rr * 1000, abs=3)
     assert m.heart_rate_bpm == pytest.approx(60 / rr, abs=0.3)
-    assert m.pr_ms == pytest.approx(pr * 1000, abs=16)
-    assert m.qrs_ms == pytest.approx(qrs * 1000, abs=25)
-    assert m.qt_ms == pytest.approx(qt * 1000, abs=25)
+    assert m.pr_ms == pytest.approx(pr * 1000, abs=12)
+    assert m.qrs_ms == pytest.approx(qrs * 1000, abs=14)
+    assert m.qrs_global_ms == pytest.approx(qrs * 1000, abs=14)
+    assert m.qt_ms == pytest.approx(qt * 1000, abs=20)
     assert m.qtc_ms == pytest.approx(m.qt_ms / math.sqrt(m.rr_ms / 1000))
+    assert m.qtc_fridericia_ms == pytest.approx(m.qt_ms / (m.rr_ms / 1000) ** (1 / 3))
+    assert m.qtc_framingham_ms == pytest.approx(m.qt_ms + 154 * (1 - m.rr_ms / 1000))
     assert m.r_mv == pytest.approx(1.2, abs=0.15)
     assert m.p_mv == pytest.approx(0.12, abs=0.04)
     assert m.t_mv == pytest.approx(0.3, abs=0.06)
@@ -224,6 +229,67 @@ def test_wander_and_mains_change_little():
     clean, found = measure(recording), measure(replace(recording, signal=disturbed.astype(np.float32)))
     for name, tolerance in (("rr_ms", 4), ("pr_ms", 20), ("qrs_ms", 20), ("qt_ms", 25)):
         assert getattr(found, name) == pytest.approx(getattr(clean, name), abs=tolerance)
+
+
+# --- beats, marks and heights ------------------------------------------------------------------------------------
+
+
+def test_beats_are_aligned_to_a_fraction_of_a_sample():
+    onsets = 0.4 + np.arange(11) * 0.8017
+    recording = simple_ecg(onsets, noise=0.01)
+    peaks = find_r_peaks(recording.signal, 500)
+    found = align_beats(bandpass(recording.signal, 500), 500, peaks)
+    assert np.abs(np.diff(found.positions) - 0.8017).max() < 0.001
+    assert found.alike.all()
+
+
+def test_the_first_and_the_last_beat_are_left_out():
+    beats = np.array([0.3, *(1.0 + 0.8 * np.arange(10)), 9.7])
+    assert measure(simple_ecg(beats)).rr_ms == pytest.approx(800, abs=3)
+
+
+def test_a_different_beat_is_not_alike_and_changes_no_interval():
+    recording = simple_ecg(noise=0.01)
+    wide = simple_ecg(noise=0.01, qrs=0.18)
+    spoiled = recording.signal.copy()
+    one = slice(round(3.0 * 500), round(4.0 * 500))  # around the beat at 3.6 s
+    spoiled[:, one] = -wide.signal[:, one]
+    analysis = analyze(replace(recording, signal=spoiled))
+    assert (~analysis.beats.alike).sum() == 1
+    assert analysis.measurements.qrs_ms == pytest.approx(measure(recording).qrs_ms, abs=4)
+
+
+@pytest.mark.parametrize("fs", [250.0, 500.0, 1000.0])
+def test_marks_are_in_the_recordings_samples(fs):
+    analysis = analyze(simple_ecg(fs=fs, noise=0.01))
+    onsets = np.arange(0.4, 10, 0.8)
+    found = analysis.marks.qrs[:, 0] / fs
+    assert np.abs(found[:, None] - onsets).min(axis=1).max() < 0.02
+    assert len(analysis.marks.p) >= len(onsets) - 2
+    assert analysis.beat_marks.qrs[0, 0] < analysis.beat.r < analysis.beat_marks.qrs[0, 2]
+
+
+def test_st_levels_and_r_waves_by_lead():
+    recording = simple_ecg(noise=0.005, qt=0.44)
+    t = np.arange(5000) / 500
+    raised = recording.signal.astype(float)
+    for on in np.arange(0.4, 10, 0.8):  # a plateau of 0.2 mV in V2 alone, from the end of the QRS complex on
+        raised[7] += 0.2 * ((t > on + 0.09) & (t < on + 0.26))
+    before, after = measure(recording), measure(replace(recording, signal=raised.astype(np.float32)))
+    assert after.st_mv["V2"] - before.st_mv["V2"] == pytest.approx(0.2, abs=0.04)
+    assert all(abs(after.st_mv[lead] - before.st_mv[lead]) < 0.02 for lead in before.st_mv if lead != "V2")
+    assert before.r_by_lead_mv["V5"] == pytest.approx(1.2, abs=0.1)
+    assert before.s_by_lead_mv["V1"] == pytest.approx(0.72, abs=0.1)
+    assert before.transition == "V3"
+
+
+def test_another_lead_steps_in_for_a_flat_lead_ii():
+    flat = simple_ecg(noise=0.005)
+    signal = np.where(np.arange(12)[:, None] == 1, 0, flat.signal)
+    found = measure(replace(flat, signal=signal))
+    assert found.interval_lead != "II"
+    assert found.qrs_ms == pytest.approx(measure(flat).qrs_ms, abs=12)
+    assert found.reasons["t_mv"] == "lead II is flat"
 
 
 # --- what can't be measured has a reason -------------------------------------------------------------------------
@@ -330,10 +396,12 @@ def test_every_real_recording_has_rate_qrs_qt_and_axis(path):
 
 def test_what_the_labels_say():
     found = {path.name: measure(read_recording(path)) for path in SAMPLES}
-    for block in ("A0001", "A0010"):  # right bundle branch block
-        assert found[block].qrs_ms > 120
+    for block in ("A0001", "A0010"):  # right bundle branch block, whose end may lie flat in lead II
+        assert found[block].qrs_global_ms > 120
+        assert found[block].r_by_lead_mv["V1"] > found[block].s_by_lead_mv["V1"]
     assert 60 < found["A0002"].heart_rate_bpm < 100  # normal
-    assert found["A0002"].qrs_ms < 110
+    assert found["A0002"].qrs_global_ms < 110
+    assert found["A0002"].transition in ("V3", "V4")
     for fibrillation in ("A0003", "A0004", "A0009"):
         assert found[fibrillation].reasons["pr_ms"] == "no consistent P wave"
         assert found[fibrillation].regular is False
@@ -365,6 +433,10 @@ def test_wde_text():
     m = Measurements(rr_ms=833.4, pr_ms=160, qrs_ms=92, qt_ms=380, qtc_ms=416.3, p_mv=0.11, r_mv=1.02, t_mv=-0.296)
     assert wde_text(m) == " RR: 833 PR: 160 QRS: 92 QT/QTc: 380/416 P/R/T Wave: 0.11/1.02/-0.30"
     assert wde_text(Measurements()) == " RR: n/a PR: n/a QRS: n/a QT/QTc: n/a/n/a P/R/T Wave: n/a/n/a/n/a"
+    assert wde_text(m, style="original") == wde_text(m)
+    assert wde_text(Measurements(), style="original") == " RR: 0 PR: 0 QRS: 0 QT/QTc: 0/0 P/R/T Wave: 0/0/0"
+    with pytest.raises(ParameterError, match="expected 'course' or 'original'"):
+        wde_text(m, style="other")
 
 
 def test_leads_are_not_interchangeable():
@@ -376,21 +448,42 @@ def test_leads_are_not_interchangeable():
 
 # --- LUDB --------------------------------------------------------------------------------------------------------
 
+LIMITS = {"rr_ms": 3, "pr_ms": 6, "qrs_ms": 9, "qt_ms": 12}  # ms; the aims are 3, 5, 7 and 10
+
+
+def recorded():
+    return json.loads((data_folder() / "results" / "measure_ludb.json").read_text(encoding="utf-8"))
+
+
+def test_the_recorded_cross_validation_adds_up():
+    left = recorded()["cross_validation"]
+    pairs = {
+        int(number): {name: tuple(math.nan if value is None else value for value in pair) for name, pair in row.items()}
+        for number, row in left["pairs"].items()
+    }
+    assert sorted(pairs) == list(range(1, 51))
+    again = summarize(pairs)
+    for name, limit in LIMITS.items():
+        assert again[name]["mean_absolute_ms"] == pytest.approx(left["summary"][name]["mean_absolute_ms"], abs=0.11)
+        assert again[name]["mean_absolute_ms"] < limit
+        assert again[name]["marked_but_not_measured"] <= 0.05 * again[name]["n"]
+
 
 @pytest.mark.real_data
-def test_ludb_records_that_chose_nothing(tmp_path):
+@pytest.mark.slow
+def test_ludb_with_the_shipped_network(tmp_path):
     if not os.environ.get("ECGCHAT_REAL_DATA"):
         pytest.skip("ECGCHAT_REAL_DATA isn't set: the cardiologists' marks of LUDB not compared")
     out = tmp_path / "ludb.json"
     script = project_root() / "benchmarks" / "measure.py"
     done = subprocess.run([sys.executable, str(script), "--out", str(out)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    found = json.loads(out.read_text())["results"]["records 26-50 (untouched)"]
-    for name, limit in (("rr_ms_of_the_marked_beats", 3), ("rr_ms", 6), ("pr_ms", 12), ("qrs_ms", 14), ("qt_ms", 22)):
+    found = json.loads(out.read_text())["methods"]["this course"]["errors_on_its_training_records"]
+    stored = recorded()["methods"]["this course"]["errors_on_its_training_records"]
+    for name, limit in LIMITS.items():
         assert found[name]["mean_absolute_ms"] < limit, name
-        assert found[name]["n"] >= 19
-    recorded = json.loads((data_folder() / "results" / "measure_ludb.json").read_text())["results"]
-    assert recorded["records 26-50 (untouched)"].keys() == found.keys()
+        assert found[name]["mean_absolute_ms"] == pytest.approx(stored[name]["mean_absolute_ms"], abs=0.3), name
+        assert found[name]["marked_but_not_measured"] == stored[name]["marked_but_not_measured"]
 
 
 def test_the_benchmark_says_what_it_needs(tmp_path):

@@ -1,7 +1,7 @@
 """Find the heartbeats of a recording with all twelve leads, and average them into one clean beat.
 
 Classical signal processing: a QRS complex is where many leads are steep at once. No network, and no naming of
-beat types beyond "looks like most others" or not. Taught in: 01 §6.
+beat types beyond "looks like most others" or not. Taught in: 01 §6 and 03 §5.
 """
 
 from __future__ import annotations
@@ -25,27 +25,45 @@ WAVE_FRACTION = 0.6  # and is weaker than this fraction of it, even where a bund
 CONTRAST = 3.0  # peaks must stand out from the energy between beats by this factor
 
 
+MAX_BEATS = 400  # more don't make the median better, only slower
+CORE_SECONDS = 0.07  # before and after the R peak, that beats are compared in
+REACH_SECONDS = 0.05  # that a beat may be moved to lie on the others
+LEAST_LIKENESS = 0.8  # correlation with the typical QRS complex
+
+
+@dataclass(frozen=True)
+class Beats:
+    """Where the beats are, and which of them look like most.
+
+    Attributes:
+        positions: float64 `(beat,)`, seconds from the start, the same point in each QRS complex.
+        alike: bool `(beat,)`, whether the QRS complex resembles the typical one.
+    """
+
+    positions: NDArray[np.float64]
+    alike: NDArray[np.bool_]
+
+
 @dataclass(frozen=True)
 class MedianBeat:
     """The median of the beats that look alike.
 
     Attributes:
-        signal: float64 `(12, time)` in mV.
+        signal: float64 `(12, time)` in mV; the level just before the QRS complex is 0.
         fs: Hz.
         r: the sample of the R peak in `signal`.
-        spread: float64 `(12, time)` mV, median absolute deviation over the beats.
         beats: float64 `(beat, 12, time)`, the beats that went in.
-        positions: the beats' R peaks in the recording, refined, in samples (fractions are possible).
-        alike: for each of all beats, whether it went in.
     """
 
     signal: NDArray[np.float64]
     fs: float
     r: int
-    spread: NDArray[np.float64]
     beats: NDArray[np.float64]
-    positions: NDArray[np.float64]
-    alike: NDArray[np.bool_]
+
+    @property
+    def spread(self) -> NDArray[np.float64]:
+        """float64 `(12, time)` mV, median absolute deviation over the beats."""
+        return np.median(np.abs(self.beats - np.median(self.beats, axis=0)), axis=0)
 
 
 def qrs_energy(signal: NDArray[np.floating], fs: float) -> NDArray[np.float64]:
@@ -112,66 +130,76 @@ def _without_waves(peaks: NDArray[np.int64], energy: NDArray[np.float64], distan
     return peaks[~wave]
 
 
-def median_beat(
-    signal: NDArray[np.floating], fs: float, peaks: NDArray[np.int64], before: float, after: float
-) -> MedianBeat | None:
-    """Align the beats by their QRS complexes, and take the median of those that look alike.
+def align_beats(signal: NDArray[np.floating], fs: float, peaks: NDArray[np.int64]) -> Beats:
+    """Lay the QRS complexes on each other in all leads at once, to a fraction of a sample.
+
+    Three times, each beat is moved to where it correlates best with the median of the beats that look alike; a parabola
+    through the best place and its neighbors gives the fraction.
 
     Args:
-        signal: `(12, time)` in mV, without slow drift.
+        signal: `(12, time)` in mV, without drift and NaN.
         fs: Hz.
         peaks: from `find_r_peaks`.
+    """
+    core, reach = max(1, round(CORE_SECONDS * fs)), max(1, round(REACH_SECONDS * fs))
+    padded = np.pad(np.asarray(signal, dtype=np.float64), [(0, 0), (core + reach, core + reach)], mode="edge")
+    width, offsets = 2 * core + 1, np.arange(2 * reach + 1)
+    around = np.arange(2 * (core + reach) + 1)
+    windows = padded[:, peaks[:, None] + around].swapaxes(0, 1)  # (beat, lead, time)
+    views = np.lib.stride_tricks.sliding_window_view(windows, width, axis=-1)  # (beat, lead, offset, width)
+    every = np.arange(len(peaks))
+    shifts, alike = np.full(len(peaks), reach), np.ones(len(peaks), dtype=bool)
+    for _ in range(3):
+        template = np.median(views[every, :, shifts][alike][:MAX_BEATS], axis=0)
+        template = template - template.mean(axis=-1, keepdims=True)
+        scores = np.einsum("blow,lw->bo", views, template)
+        shifts = np.argmax(scores - 1e-9 * np.abs(offsets - reach), axis=1)
+        best = views[every, :, shifts]
+        size = np.linalg.norm(best - best.mean(axis=-1, keepdims=True), axis=(1, 2)) * np.linalg.norm(template)
+        likeness = scores[every, shifts] / np.where(size > 0, size, 1.0)
+        alike = likeness >= max(LEAST_LIKENESS, np.median(likeness) - 0.15)
+        if not alike.any():
+            alike = likeness >= np.median(likeness)
+    return Beats((peaks + shifts - reach + _fractions(scores, shifts)) / fs, alike)
+
+
+def _fractions(scores: NDArray[np.float64], best: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return how far, from -0.5 to 0.5, the top of a parabola through each best score and its neighbors lies off."""
+    every, last = np.arange(len(scores)), scores.shape[1] - 1
+    inner = (best > 0) & (best < last)
+    left, middle, right = (scores[every, np.clip(best + step, 0, last)] for step in (-1, 0, 1))
+    bend = 2 * middle - left - right
+    usable = inner & (bend > 0)
+    return np.clip(np.where(usable, (right - left) / 2 / np.where(usable, bend, 1.0), 0.0), -0.5, 0.5)
+
+
+def median_beat(
+    signal: NDArray[np.floating],
+    fs: float,
+    beats: Beats,
+    levels: NDArray[np.float64],
+    before: float,
+    after: float,
+) -> MedianBeat | None:
+    """Cut out the beats that look alike, put each on its own level, and take their median.
+
+    Args:
+        signal: `(12, time)` in mV, without NaN.
+        fs: Hz.
+        beats: from `align_beats`.
+        levels: float64 `(12, beat)` mV, the level just before each QRS complex.
         before: seconds kept before the R peak.
         after: seconds kept after it.
 
     Returns:
         The median beat, or None if no beat lies wholly inside the recording.
     """
-    filled, _ = fill_missing(signal)
-    left, right, reach = round(before * fs), round(after * fs), round(0.05 * fs)
-    inside = peaks[(peaks - left - reach >= 0) & (peaks + right + reach < filled.shape[-1])]
-    if len(inside) == 0:
+    left, right = round(before * fs), round(after * fs)
+    places = np.rint(beats.positions * fs).astype(int)
+    usable = np.flatnonzero(beats.alike & (places >= left) & (places + right < signal.shape[-1]))[:MAX_BEATS]
+    if len(usable) == 0:
         return None
-    core = round(0.07 * fs)
-    shifts, alike = _align(filled, peaks, core, reach)
-    positions = peaks + shifts
-    usable = alike & (positions - left >= 0) & (positions + right < filled.shape[-1])
-    if not usable.any():
-        return None
-    starts = positions[usable].astype(int) - left
-    beats = np.stack([filled[:, start : start + left + right + 1] for start in starts[:MAX_BEATS]])
-    middle = np.median(beats, axis=0)
-    spread = np.median(np.abs(beats - middle), axis=0)
-    return MedianBeat(middle, fs, left, spread, beats, positions.astype(float), usable)
-
-
-MAX_BEATS = 400  # more don't make the median better, only slower
-
-
-def _align(
-    signal: NDArray[np.float64], peaks: NDArray[np.int64], core: int, reach: int
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return each beat's shift to match the typical QRS complex, and whether it resembles it."""
-    padded = np.pad(signal, [(0, 0), (core + reach, core + reach)], mode="edge")
-    windows = np.stack([padded[:, p : p + 2 * (core + reach) + 1] for p in peaks])  # (beat, lead, time)
-    width = 2 * core + 1
-    offsets = np.arange(2 * reach + 1)
-    shifts = np.zeros(len(peaks), dtype=np.int64)
-    quality = np.ones(len(peaks))
-    alike = np.ones(len(peaks), dtype=bool)
-    for _ in range(3):
-        cut = np.stack([w[:, reach + s : reach + s + width] for w, s in zip(windows, shifts, strict=True)])
-        template = np.median(cut[alike], axis=0)
-        template = template - template.mean(axis=-1, keepdims=True)
-        norm = np.linalg.norm(template) or 1.0
-        for number, window in enumerate(windows):
-            views = np.lib.stride_tricks.sliding_window_view(window, width, axis=-1)  # (lead, offset, width)
-            centered = views - views.mean(axis=-1, keepdims=True)
-            scores = np.einsum("low,lw->o", centered, template)
-            best = int(np.argmax(scores - 1e-9 * np.abs(offsets - reach)))
-            shifts[number] = best - reach
-            quality[number] = scores[best] / (norm * (np.linalg.norm(centered[:, best]) or 1.0))
-        alike = quality >= max(0.8, np.median(quality) - 0.15)
-        if not alike.any():
-            alike = quality >= np.median(quality)
-    return shifts, alike
+    window = np.arange(-left, right + 1)
+    cut = np.asarray(signal, dtype=np.float64)[:, places[usable, None] + window].swapaxes(0, 1)  # (beat, lead, time)
+    cut = cut - levels[:, usable].T[:, :, None]
+    return MedianBeat(np.median(cut, axis=0), fs, left, cut)

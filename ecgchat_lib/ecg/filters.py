@@ -7,6 +7,7 @@ here. Taught in: 01 §5.
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,24 +75,31 @@ def bandpass(signal: NDArray[np.floating], fs: float, low: float = 0.5, high: fl
     Raises:
         ParameterError: `low` isn't below `high` and half of `fs`.
     """
-    from scipy.signal import butter, sosfiltfilt
+    from scipy.signal import sosfiltfilt
 
     if not 0 <= low < min(high, fs / 2):
         raise ParameterError(f"band {low} to {high} Hz at {fs} Hz: expected 0 <= low < high and low < fs / 2")
     n = signal.shape[-1]
     if n < 2 or (low == 0 and high >= fs / 2):
         return np.array(signal, dtype=np.float32)
-    if low == 0:
-        sections = butter(2, high, "lowpass", fs=fs, output="sos")
-    elif high >= fs / 2:
-        sections = butter(2, low, "highpass", fs=fs, output="sos")
-    else:
-        sections = butter(2, [low, high], "bandpass", fs=fs, output="sos")
+    sections = _butterworth(low, high, fs)
     filled, missing = fill_missing(signal)
     padding = min(n - 1, round(fs / max(low, 0.1)))  # a period of the slowest wave, so that the edges settle
     result = sosfiltfilt(sections, filled, axis=-1, padlen=padding).astype(np.float32)
     result[missing] = np.nan
     return result
+
+
+@lru_cache(maxsize=64)
+def _butterworth(low: float, high: float, fs: float) -> NDArray[np.float64]:
+    """Design the filter of `bandpass`; kept, since the same few are needed again and again."""
+    from scipy.signal import butter
+
+    if low == 0:
+        return butter(2, high, "lowpass", fs=fs, output="sos")
+    if high >= fs / 2:
+        return butter(2, low, "highpass", fs=fs, output="sos")
+    return butter(2, [low, high], "bandpass", fs=fs, output="sos")
 
 
 def find_spikes(signal: NDArray[np.floating], fs: float) -> NDArray[np.int64]:

@@ -261,10 +261,15 @@ def flag_all(measurements: Measurements, *, sex: str | None = None, age: float |
         One flag for each known field, the unmeasured ones included.
     """
     return tuple(
-        flag(field, getattr(measurements, field), sex=sex, age=age, reason=measurements.reasons.get(field))
+        flag(field, judged_value(measurements, field), sex=sex, age=age, reason=measurements.reasons.get(field))
         for field in load_limits()
         if hasattr(measurements, field)
     )
+
+
+def judged_value(measurements: Measurements, field: str) -> float:
+    """Return the value that a limit is about: for the QRS complex, its duration over all leads if that is known."""
+    return measurements.widest_qrs_ms if field == "qrs_ms" else getattr(measurements, field)
 
 
 def cautions(measurements: Measurements) -> tuple[str, ...]:
@@ -273,7 +278,7 @@ def cautions(measurements: Measurements) -> tuple[str, ...]:
     Source: Rautaharju et al. 2009 (part IV), on rate correction: none while RR intervals vary greatly, Bazett's formula
     overcorrects at fast and undercorrects at slow rates, and a wide QRS lengthens QT by itself.
     """
-    rate, qtc, qrs = measurements.heart_rate_bpm, measurements.qtc_ms, measurements.qrs_ms
+    rate, qtc, qrs = measurements.heart_rate_bpm, measurements.qtc_ms, measurements.widest_qrs_ms
     if not math.isfinite(qtc):
         return ()
     found = []
