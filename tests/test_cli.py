@@ -35,7 +35,20 @@ def run(capsys, *arguments):
     return code, captured.out.splitlines(), captured.err.splitlines()
 
 
-COMMANDS = ["", "measure", "chat", "report", "doctor", "course", "course run", "course build", "course list"]
+COMMANDS = [
+    "",
+    "measure",
+    "chat",
+    "report",
+    "doctor",
+    "data",
+    "data fetch",
+    "data pack",
+    "course",
+    "course run",
+    "course build",
+    "course list",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
