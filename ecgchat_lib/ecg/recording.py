@@ -1,24 +1,28 @@
 """One recording: read it from WFDB, write it, and cut the window that the models see.
 
-A `Recording` always holds the twelve leads in the course's order, in millivolts. Decoding is the `wfdb` package's;
-this module distrusts the header (see `header.py`), finds leads by name and converts units. It doesn't filter (see
-`filters.py`) and repairs nothing in silence: whatever was changed stands in `notes`. Taught in: 01 §1, §3 and §5.
+A `Recording` always holds the twelve leads in the course's order, in millivolts. The header is distrusted in
+`header.py`, samples are decoded in `samples.py`, other files than WFDB's are read in `formats.py`; this module finds
+leads by name, brings them to one rate and one unit, and joins segments. It doesn't filter (see `filters.py`) and
+repairs nothing in silence: whatever was changed stands in `notes`. Taught in: 01 §1, §3 and §5.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ecgchat_lib.ecg.header import Header, SignalLine, locate_header, read_header
+from ecgchat_lib.ecg.filters import resample
+from ecgchat_lib.ecg.header import FS_RANGE, Header, Segment, SignalLine, locate_header, read_header
 from ecgchat_lib.ecg.leads import LEADS, canonical_lead
+from ecgchat_lib.ecg.samples import read_millivolts
 from ecgchat_lib.errors import ParameterError, RecordError
 
 if TYPE_CHECKING:
@@ -114,38 +118,41 @@ def read_recording(path: str | Path, *, allow_missing: bool = False) -> Recordin
     Raises:
         RecordError: anything that keeps the record from being twelve leads in mV, with the remedy.
     """
-    header_path = locate_header(path)
-    header = read_header(header_path)
+    header = read_header(locate_header(path))
     notes = list(header.notes)
-    rows = _find_leads(header_path, header, notes)
-    signals = [header.signals[row] for row in rows]
-    factors = np.array([_millivolts_per(header_path, signal) for signal in signals])
-    _note_conversions(signals, factors, notes)
-    physical = _decode(header_path, header, rows, notes) * factors
-    signal = np.ascontiguousarray(physical.T, dtype=np.float32)
-    _check_signal(header_path, signal, allow_missing, notes)
+    find_leads(header.path, [signal.name for signal in header.signals], notes)
+    segments = header.segments or (Segment(header.name, header.samples, header),)
+    signal, fs = _read_segments(header, segments, notes)
+    check_signal(header.path, signal, allow_missing, notes)
     return Recording(
-        name=header_path.stem,
+        name=header.path.stem,
         signal=signal,
-        fs=header.fs,
+        fs=fs,
         patient=_patient(header.comments, notes),
         comments=header.comments,
-        path=header_path,
-        notes=tuple(notes),
+        path=header.path,
+        notes=tuple(dict.fromkeys(notes)),
     )
 
 
-def _find_leads(path: Path, header: Header, notes: list[str]) -> list[int]:
-    """Return, for each of `LEADS`, the number of the header's signal that holds it."""
+_lead = lru_cache(maxsize=1024)(canonical_lead)  # the same few names stand in every header
+
+
+def find_leads(path: Path, names: Sequence[str], notes: list[str]) -> list[int]:
+    """Return, for each of `LEADS`, the row of the signal that holds it; note the order and what else there is.
+
+    Raises:
+        RecordError: a lead is missing, or there twice.
+    """
     found: dict[str, int] = {}
     others: list[str] = []
-    for row, signal in enumerate(header.signals):
-        lead = canonical_lead(signal.name)
+    for row, name in enumerate(names):
+        lead = _lead(name)
         if lead is None:
-            others.append(signal.name or f"signal {row + 1} without a name")
+            others.append(name or f"signal {row + 1} without a name")
         elif lead in found:
-            twin = header.signals[found[lead]].name
-            raise RecordError(path, f"lead {lead} twice ({twin!r} and {signal.name!r})", "Rename or remove one of them")
+            twice = f"lead {lead} twice ({names[found[lead]]!r} and {name!r})"
+            raise RecordError(path, twice, "Rename or remove one of them")
         else:
             found[lead] = row
     missing = [lead for lead in LEADS if lead not in found]
@@ -153,100 +160,152 @@ def _find_leads(path: Path, header: Header, notes: list[str]) -> list[int]:
         seen = f"; its other signals are called {', '.join(others)[:80]}" if others else ""
         remedy = "Use a 12-lead record, with the leads named in the header"
         raise RecordError(path, f"{len(found)} of 12 leads, without {', '.join(missing)}{seen}", remedy)
+    rows = [found[lead] for lead in LEADS]
     if others:
         notes.append(f"signals left out: {', '.join(others)[:200]}")
-    if [found[lead] for lead in LEADS] != sorted(found.values()):
+    if rows != sorted(rows):
         notes.append("leads put into the standard order")
-    return [found[lead] for lead in LEADS]
+    return rows
 
 
-def _millivolts_per(path: Path, signal: SignalLine) -> float:
-    """Return how many mV one physical unit of this signal is."""
-    unit = (
-        signal.units.replace("Â", "").replace("Î¼", "u").replace("µ", "u").replace("μ", "u").lower().removesuffix("s")
-    )
-    if unit not in _MILLIVOLTS:
-        raise RecordError(
-            path, f"lead {signal.name} in the unit {signal.units[:20]!r}", "Give the header V, mV, uV or nV as unit"
-        )
-    return _MILLIVOLTS[unit]
+def _lead_rows(header: Header) -> dict[str, int]:
+    """Return the row of each lead that is among a segment's signals."""
+    leads = [_lead(signal.name) for signal in header.signals]
+    rows = {lead: row for row, lead in enumerate(leads) if lead is not None}
+    if len(rows) + leads.count(None) < len(leads):
+        raise RecordError(header.path, "a lead twice", "Rename or remove one of them")
+    return rows
 
 
-def _note_conversions(signals: list[SignalLine], factors: NDArray[np.float64], notes: list[str]) -> None:
-    """Note units converted, and gains that the header doesn't give."""
-    units = sorted({signal.units for signal, factor in zip(signals, factors, strict=True) if factor != 1})
+def _read_segments(header: Header, segments: Sequence[Segment], notes: list[str]) -> tuple[NDArray[np.float32], float]:
+    """Return the leads, float32 `(12, time)` in mV, joined from all segments, and their rate in Hz.
+
+    The rate is that of the fastest lead, wherever it is.
+    """
+    parts = [part for _, _, part in segments if part is not None]
+    signals = [part.signals[row] for part in parts for row in _lead_rows(part).values()]
+    per_frame = max([signal.samples_per_frame for signal in signals], default=1)
+    fs = header.fs * per_frame
+    if not FS_RANGE[0] <= fs <= FS_RANGE[1]:
+        found = f"a sampling rate of {fs:g} Hz, not {FS_RANGE[0]:g} to {FS_RANGE[1]:g}"
+        raise RecordError(header.path, found, "Correct it in the header")
+    _note_conversions(header, signals, notes)
+    widest = max(sum([signal.samples_per_frame for signal in part.signals]) for part in parts)
+    frames = min(header.samples, MAX_VALUES // max(widest, per_frame * len(LEADS)))
+    if frames < header.samples:
+        notes.append(f"cut to its first {frames / header.fs:.0f} of {header.samples / header.fs:.0f} seconds")
+    if len(segments) == 1 and parts:
+        return _read_segment(parts[0], per_frame, frames), fs
+    joined = np.full((len(LEADS), frames * per_frame), np.nan, dtype=np.float32)
+    at = 0
+    for segment in segments:
+        count = min(segment.samples, frames - at)
+        if count > 0 and segment.header is not None:
+            part = _read_segment(segment.header, per_frame, count)
+            joined[:, at * per_frame : (at + count) * per_frame] = part
+        at += segment.samples
+    return joined, fs
+
+
+def _read_segment(header: Header, per_frame: int, frames: int) -> NDArray[np.float32]:
+    """Return the twelve leads of one segment at `per_frame` samples per frame; NaN for a lead that it hasn't."""
+    here = _lead_rows(header)
+    groups: dict[int, list[str]] = {}
+    for lead in LEADS:
+        if lead in here:
+            groups.setdefault(header.signals[here[lead]].samples_per_frame, []).append(lead)
+    if len(here) == len(LEADS) and list(groups) == [per_frame]:
+        return _read_leads(header, [here[lead] for lead in LEADS], frames)
+    result = np.full((len(LEADS), frames * per_frame), np.nan, dtype=np.float32)
+    for rate, leads in groups.items():
+        values = _read_leads(header, [here[lead] for lead in leads], frames)
+        result[[LEADS.index(lead) for lead in leads]] = resample(values, rate, per_frame)
+    return result
+
+
+def _read_leads(header: Header, rows: Sequence[int], frames: int) -> NDArray[np.float32]:
+    factors = [_millivolts_per(header.path, header.signals[row]) for row in rows]
+    return read_millivolts(header, rows, factors, frames)
+
+
+def _note_conversions(header: Header, signals: Sequence[SignalLine], notes: list[str]) -> None:
+    """Note units converted, gains that the header doesn't give, and rates that differ."""
+    units = sorted({signal.units for signal in signals if _millivolts_per(header.path, signal) != 1})
     if units:
         notes.append(f"{', '.join(units)} converted to mV")
     if any(signal.uncalibrated for signal in signals):
         notes.append(
             "the header gives no gain for some leads; WFDB's default of 200 per mV is used: doubt the amplitudes"
         )
+    rates = sorted({signal.samples_per_frame for signal in signals})
+    if len(rates) > 1:
+        slow = [
+            lead for lead in LEADS if any(_lead(s.name) == lead and s.samples_per_frame < rates[-1] for s in signals)
+        ]
+        hertz = " and ".join(f"{rate * header.fs:g}" for rate in rates[:-1])
+        notes.append(
+            f"{', '.join(slow)} resampled from {hertz} to {rates[-1] * header.fs:g} Hz, the fastest lead's rate"
+        )
 
 
-def _decode(path: Path, header: Header, rows: list[int], notes: list[str]) -> NDArray[np.float64]:
-    """Let wfdb decode the wanted signals; return `(time, 12)` in the header's units.
+@lru_cache(maxsize=256)
+def unit_in_millivolts(unit: str) -> float | None:
+    """Return how many mV one of this unit is, or None if it isn't a unit of voltage."""
+    plain = unit.replace("Â", "").replace("Î¼", "u").replace("µ", "u").replace("μ", "u").lower().removesuffix("s")
+    return _MILLIVOLTS.get(plain)
 
-    wfdb gets a header written anew from what was checked, in a folder of its own, so that it can't read the original
-    differently than `read_header` did.
+
+def _millivolts_per(path: Path, signal: SignalLine) -> float:
+    """Return how many mV one physical unit of this signal is."""
+    factor = unit_in_millivolts(signal.units)
+    if factor is None:
+        raise RecordError(
+            path, f"lead {signal.name} in the unit {signal.units[:20]!r}", "Give the header V, mV, uV or nV as unit"
+        )
+    return factor
+
+
+def check_signal(path: Path, signal: NDArray[np.float32], allow_missing: bool, notes: list[str]) -> None:
+    """Refuse what no caller can use: no signal, missing samples, flat lines, impossible voltages.
+
+    Args:
+        path: for the message.
+        signal: float32 `(12, time)` in mV.
+        allow_missing: note missing samples (NaN) rather than refuse them.
+        notes: where to note them.
+
+    Raises:
+        RecordError: what was found, and the remedy.
     """
-    import wfdb
-
-    per_frame = sum(signal.samples_per_frame for signal in header.signals)
-    samples = min(header.samples, MAX_VALUES // per_frame)
-    if samples < header.samples:
-        notes.append(f"cut to its first {samples / header.fs:.0f} of {header.samples / header.fs:.0f} seconds")
-    with tempfile.TemporaryDirectory(prefix="ecgchat-") as folder:
-        _write_checked_header(Path(folder), path, header)
-        try:
-            record = wfdb.rdrecord(os.path.join(folder, "record"), sampto=samples, channels=rows)
-        except Exception as error:
-            found = f"wfdb can't decode it ({type(error).__name__}: {' '.join(str(error).split())[:80]})"
-            raise RecordError(path, found, "Get the record again, or write it anew with wfdb.wrsamp") from None
-    physical = record.p_signal
-    if physical is None or physical.shape != (samples, len(rows)):
-        raise RecordError(path, "its signal file holds less than the header announces", "Get the record again")
-    return physical
+    if signal.shape[1] == 0:
+        raise RecordError(path, "no signal (no sample)", "Use another record")
+    low, high = signal.min(axis=1), signal.max(axis=1)
+    if np.isnan(low).any():
+        low, high = _check_missing(path, signal, allow_missing, notes)
+    peak = max(float(high.max()), -float(low.min()))
+    if not peak <= MAX_MILLIVOLTS:
+        raise RecordError(path, f"{peak:.3g} mV, which no heart gives", "Correct gain, baseline or unit in the header")
+    if float((high - low).max()) < 0.005:
+        raise RecordError(path, "no signal (all twelve leads are flat)", "Use another record, or check the gain")
 
 
-def _write_checked_header(folder: Path, path: Path, header: Header) -> None:
-    """Write `record.hea` with what was checked, and links to the signal files, into an empty folder."""
-    files = {file: f"signal{number}.dat" for number, file in enumerate(dict.fromkeys(s.file for s in header.signals))}
-    lines = [f"record {len(header.signals)} {header.fs:f} {header.samples}"]
-    for number, signal in enumerate(header.signals):
-        format_ = f"{signal.format}x{signal.samples_per_frame}:{signal.skew}+{signal.byte_offset}"
-        numbers = f"{signal.gain!r}({signal.baseline})/mV {signal.resolution} {signal.zero} {signal.initial} 0 0"
-        lines.append(f"{files[signal.file]} {format_} {numbers} {number}")
-    (folder / "record.hea").write_text("\n".join(lines) + "\n", encoding="ascii")
-    for file, alias in files.items():
-        source = path.with_name(file).resolve()
-        try:
-            os.symlink(source, folder / alias)
-        except OSError:  # Windows without the right to make links
-            shutil.copyfile(source, folder / alias)
-
-
-def _check_signal(path: Path, signal: NDArray[np.float32], allow_missing: bool, notes: list[str]) -> None:
-    """Refuse what no caller can use: no signal, missing samples, flat lines, impossible voltages."""
-    missing = np.isnan(signal)
-    if missing.all():
+def _check_missing(
+    path: Path, signal: NDArray[np.float32], allow_missing: bool, notes: list[str]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Refuse or note missing samples; return the lowest and highest value of each lead without them."""
+    counts = {lead: int(np.isnan(row).sum()) for lead, row in zip(LEADS, signal, strict=True)}
+    empty = [lead for lead, count in counts.items() if count == signal.shape[1]]
+    total = sum(counts.values())
+    if len(empty) == len(LEADS):
         raise RecordError(path, "no signal (every sample is marked as missing)", "Use another record")
-    empty = [lead for lead, gap in zip(LEADS, missing, strict=True) if gap.all()]
     if empty:
         found = f"{12 - len(empty)} of 12 leads have a signal; {', '.join(empty)} hold only missing samples (NaN)"
         raise RecordError(path, found, "Use a record with 12 leads")
-    count = int(missing.sum())
-    if count and not allow_missing:
-        leads = ", ".join(lead for lead, gap in zip(LEADS, missing, strict=True) if gap.any())
-        found = f"{count} missing samples (NaN) in {leads}"
+    if not allow_missing:
+        found = f"{total} missing samples (NaN) in {', '.join(lead for lead, count in counts.items() if count)}"
         raise RecordError(path, found, "Cut or interpolate the gap, or read with read_recording(…, allow_missing=True)")
-    if count:
-        notes.append(f"{count} missing samples (NaN) kept")
-    finite = np.where(missing, 0, signal)
-    peak = float(np.abs(finite).max())
-    if not peak <= MAX_MILLIVOLTS:
-        raise RecordError(path, f"{peak:.3g} mV, which no heart gives", "Correct gain, baseline or unit in the header")
-    if float(np.nanmax(np.nanmax(signal, 1) - np.nanmin(signal, 1))) < 0.005:
-        raise RecordError(path, "no signal (all twelve leads are flat)", "Use another record, or check the gain")
+    notes.append(f"{total} missing samples (NaN) kept")
+    return np.array([np.nanmin(row) for row in signal]), np.array([np.nanmax(row) for row in signal])
 
 
 def _patient(comments: tuple[str, ...], notes: list[str]) -> Patient:
@@ -257,7 +316,7 @@ def _patient(comments: tuple[str, ...], notes: list[str]) -> Patient:
         if age is None and (match := _AGE.search(comment)):
             age = float(match[1])
             if not 0 <= age <= 120:
-                notes.append(f"an age of {match[1]} is taken as unknown")
+                notes.append(f"an age of {match[1][:20]} is taken as unknown")
                 age = None
         if sex is None and (match := _SEX.search(comment)):
             sex = "male" if match[1].lower() in ("m", "male", "man") else "female"
@@ -334,8 +393,6 @@ def model_window(
     Returns:
         float32 `(12, round(fs * seconds))` in mV, and what was done to get it, in words.
     """
-    from ecgchat_lib.ecg.filters import resample
-
     size = round(fs * seconds)
     if size < 1:
         raise ParameterError(f"a window of {seconds} s at {fs} Hz holds no sample")
