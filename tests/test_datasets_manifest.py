@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecgchat_lib.datasets.cards import read_card, read_cards
+from ecgchat_lib.datasets.cards import card_text, read_card, read_cards
 from ecgchat_lib.datasets.cpsc2018 import load_cpsc2018, load_real_sample, statements_from_snomed
+from ecgchat_lib.datasets.loaders import LOADERS
 from ecgchat_lib.datasets.manifest import (
     COLUMNS,
     SPLITS,
@@ -250,12 +251,28 @@ def test_cards_state_size_license_and_source():
     sizes = cards.set_index("name")["records"]
     assert (sizes["PTB-XL"], sizes["CPSC2018"], sizes["SPH"]) == (21799, 6877, 25770)
     assert cards["records"].iloc[0] == 800035  # the largest first
+    assert set(cards["loader"]) == {*LOADERS, "load_real_sample"}
+    assert all(isinstance(traps, list) and traps for traps in cards["traps"])
+    assert set(cards["access"].str.split().str[0]) == {"open", "made", "shipped"}
+
+
+def test_a_card_as_people_read_it():
+    text = card_text("chapman")
+    assert text.startswith("name      Chapman-Shaoxing-Ningbo")
+    assert "JS01052" in text
+    assert "---" not in text
+    for name in ("", "nothing", "s"):  # "s" begins two
+        with pytest.raises(EcgChatError, match="no card"):
+            card_text(name)
 
 
 def test_card_errors_name_the_file(tmp_path):
     path = tmp_path / "a.md"
     path.write_text("# no head\n")
     with pytest.raises(EcgChatError, match=r"a\.md: no head"):
+        read_card(path)
+    path.write_text("---\nname: [x\n---\n")
+    with pytest.raises(EcgChatError, match="no YAML"):
         read_card(path)
     path.write_text("---\nname: x\n---\n")
     with pytest.raises(EcgChatError, match="records"):

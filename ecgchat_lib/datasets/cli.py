@@ -1,7 +1,7 @@
 """`ecgchat data`: fetch datasets, check them, show their cards, and pack their recordings for fast reading.
 
 Only typer is imported at the start; each command imports what it needs. Exit codes: 0 done, 1 something failed while
-running, 2 the input or the call can't be used. Taught in: 02 §1 and §6.
+running, 2 the input or the call can't be used. Taught in: 02 §6 and §6.
 """
 
 from __future__ import annotations

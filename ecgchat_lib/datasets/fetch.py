@@ -3,7 +3,7 @@
 What is fetched, and each file's sha256, comes from the publisher's own list; `pooch` holds that list and moves a file
 into place only if its sha256 is right. A connection that breaks is resumed, a command that was stopped goes on where it
 ended, and running it again on a complete folder changes nothing. A list whose own sha256 this project doesn't know is
-trusted at the first fetch and held to from then on, and the summary says so. Taught in: 02 §1.
+trusted at the first fetch and held to from then on, and the summary says so. Taught in: 02 §6.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The signals of a manifest, read into one array of equal length and rate.
 
-It reads record by record through `ecg.recording`, so units, lead order and rate are handled in one place. It doesn't
-filter, and doesn't cache; a packed store comes later. Taught in: 02 §2.
+It reads record by record through `ecg.formats`, so units, lead order and rate are handled in one place. It doesn't
+filter, and doesn't cache; `packed.py` makes a store for fast reading. Taught in: 02 §5 and §7.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ecgchat_lib.datasets.manifest import Manifest
-from ecgchat_lib.ecg.recording import Recording, model_window, read_recording
+from ecgchat_lib.ecg.formats import read_any
+from ecgchat_lib.ecg.recording import Recording, model_window
 
 
 def load_recording(manifest: Manifest, record: str) -> Recording:
@@ -23,7 +24,7 @@ def load_recording(manifest: Manifest, record: str) -> Recording:
     rows = manifest.loc[manifest["record"] == record, "path"]
     if rows.empty:
         raise KeyError(f"no record {record!r} in this manifest of {len(manifest)} records")
-    return read_recording(rows.iloc[0])
+    return read_any(rows.iloc[0])
 
 
 def load_signals(manifest: Manifest, *, fs: float = 500.0, seconds: float = 10.0) -> np.ndarray:
@@ -45,5 +46,5 @@ def load_signals(manifest: Manifest, *, fs: float = 500.0, seconds: float = 10.0
     """
     out = np.zeros((len(manifest), 12, round(fs * seconds)), dtype=np.float32)
     for row, path in enumerate(tqdm(manifest["path"], desc="reading", unit="record", disable=None)):
-        out[row], _ = model_window(read_recording(path), fs=fs, seconds=seconds)
+        out[row], _ = model_window(read_any(path), fs=fs, seconds=seconds)
     return out

@@ -2,7 +2,7 @@
 
 It reads those facts and lists of sha256, and chooses which files a subset needs. It fetches nothing (`fetch.py` does).
 A list comes from the network, so it is read as untrusted input: no name may leave the dataset's folder.
-Taught in: 02 §1.
+Taught in: 02 §6.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 `Transfer.download` is a downloader for `pooch`, which checks the sha256 and moves the file into place; this module only
 gets the bytes. It follows no redirect to another host, and writes no more than the disk and the dataset allow.
-Taught in: 02 §1.
+Taught in: 02 §6.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Check a fetched dataset against its sha256 list: what is missing, damaged, or shouldn't be there.
 
 This is `ecgchat data verify`. It reads every byte, so it takes as long as the disk does. A folder that was filled by
-other means is checked too, if the publisher's `SHA256SUMS.txt` lies in it. Taught in: 02 §1.
+other means is checked too, if the publisher's `SHA256SUMS.txt` lies in it. Taught in: 02 §6.
 """
 
 from __future__ import annotations
