@@ -134,9 +134,7 @@ def measure(
     fs: Rate = None,
     leads: Leads = None,
     unit: Unit = None,
-    wde: Annotated[
-        WdeStyle, typer.Option("--wde", help="How unknown values read in --json's WDE text.")
-    ] = "course",
+    wde: Annotated[WdeStyle, typer.Option("--wde", help="How unknown values read in --json's WDE text.")] = "course",
 ) -> None:
     """Measure rate, intervals (ms), axis, heights (mV) and ST levels, and judge the quality; unknown is n/a or null."""
     from ecgchat_lib.ecg.measure import measure as measure_recording

@@ -137,6 +137,7 @@ class Analysis:
         beats: where the beats are, in seconds, and which look alike.
         beat: the median beat at `MEASURING_FS`, or None if no beat lies wholly inside the recording.
         beat_marks: where its waves are, in its samples: one row per wave, NaN where there is none.
+        qrs_ends: first and last sample of its QRS complex over all leads (or in one, if no more is known).
     """
 
     measurements: Measurements
@@ -144,6 +145,7 @@ class Analysis:
     beats: Beats = field(default_factory=lambda: Beats(np.zeros(0), np.zeros(0, dtype=bool)))
     beat: MedianBeat | None = None
     beat_marks: WaveMarks = field(default_factory=WaveMarks)
+    qrs_ends: tuple[int, int] | None = None
 
 
 def measure(recording: Recording) -> Measurements:
@@ -181,14 +183,19 @@ def analyze(recording: Recording, network: SegmentingNetwork | None = None) -> A
     values, reasons = _rhythm(beats.positions)
     beat, beat_marks = _median_beat(resample(signal, recording.fs, MEASURING_FS), beats, each)
     _intervals(each, beats, beat, beat_marks, values, reasons)
-    if "qrs_ms" in values:
-        values["qrs_global_ms"] = _global_qrs(beat, network)
+    ends = _global_qrs(beat, network) if beat is not None and "qrs_ms" in values else None
+    if ends is not None:
+        values["qrs_global_ms"] = (ends[1] - ends[0]) * 1000 / MEASURING_FS
+    elif "qrs_ms" in values:
         reasons["qrs_global_ms"] = "too few leads show where it ends"
-    by_lead = _heights(beat, beat_marks, values, reasons)
+    if ends is None and "qrs_ms" in values and beat is not None:
+        ends = beat_marks.qrs[0, 0], beat_marks.qrs[0, 2]
+    qrs_ends = None if ends is None else (max(round(ends[0]), 0), round(ends[1]))
+    by_lead = _heights(beat, beat_marks, qrs_ends, values, reasons)
     measured = _assemble(values, reasons, interval_lead=LEADS[row], **by_lead)
     scale = recording.fs / SEGMENT_FS
     marks = WaveMarks(*(waves.wave(name) * scale for name in ("P", "QRS", "T")))
-    return Analysis(measured, marks, beats, beat, beat_marks)
+    return Analysis(measured, marks, beats, beat, beat_marks, qrs_ends)
 
 
 def _interval_lead(clean: NDArray[np.float32]) -> int:
@@ -322,13 +329,11 @@ def _intervals(
         reasons |= dict.fromkeys(("pr_ms", "p_mv"), NO_P)
 
 
-def _global_qrs(beat: MedianBeat | None, network: SegmentingNetwork) -> float:
-    """Return the duration of the QRS complex over all leads of the median beat, or NaN.
+def _global_qrs(beat: MedianBeat, network: SegmentingNetwork) -> tuple[float, float] | None:
+    """Return where the QRS complex of the median beat begins and ends over all leads, in its samples; None if unclear.
 
     One member of the network is enough here. The earliest onset and the latest end are passed over, against outliers.
     """
-    if beat is None:
-        return math.nan
     first = max(beat.r - round(GLOBAL_WINDOW[0] * beat.fs), 0)
     last = beat.r + round(GLOBAL_WINDOW[1] * beat.fs)
     rows = [LEADS.index(lead) for lead in GLOBAL_LEADS]
@@ -338,8 +343,9 @@ def _global_qrs(beat: MedianBeat | None, network: SegmentingNetwork) -> float:
     each = [waves_of_beats(find_waves(one, lead), middle).qrs[0] for one, lead in zip(probabilities, x, strict=True)]
     known = np.array([row for row in each if math.isfinite(row[0])]).reshape(-1, 3)
     if len(known) < GLOBAL_LEAST:
-        return math.nan
-    return float(np.sort(known[:, 2])[-2] - np.sort(known[:, 0])[1]) * 1000 / SEGMENT_FS
+        return None
+    scale = beat.fs / SEGMENT_FS
+    return first + float(np.sort(known[:, 0])[1]) * scale, first + float(np.sort(known[:, 2])[-2]) * scale
 
 
 def _corrected(qt: float, rr: float) -> dict[str, float]:
@@ -407,17 +413,21 @@ def p_evidence(beat: MedianBeat, marks: WaveMarks) -> tuple[float, float]:
 
 
 def _heights(
-    beat: MedianBeat | None, marks: WaveMarks, values: dict[str, float | bool], reasons: dict[str, str]
+    beat: MedianBeat | None,
+    marks: WaveMarks,
+    ends: tuple[int, int] | None,
+    values: dict[str, float | bool],
+    reasons: dict[str, str],
 ) -> dict[str, object]:
     """Add axis and amplitudes to `values`, or why not to `reasons`; return what is kept by lead."""
     if beat is None:
         why = "no heartbeat lies wholly inside the recording"
         reasons |= {name: reasons.get(name, why) for name in ("axis_deg", "p_mv", "r_mv", "t_mv")}
         return {}
-    if "qrs_ms" not in values:
+    if ends is None:
         return {}
-    (p_on, _, p_off), (qrs_on, _, qrs_off), (t_on, _, t_off) = marks.p[0], marks.qrs[0], marks.t[0]
-    on, off = max(round(qrs_on), 0), round(qrs_off)
+    (p_on, _, p_off), (t_on, _, t_off) = marks.p[0], marks.t[0]
+    on, off = ends
     _axis(beat, on, off, values, reasons)
     complexes = beat.signal[:, on : off + 1]
     alive = [lead for lead in LEADS if lead_is_alive(beat, lead)]

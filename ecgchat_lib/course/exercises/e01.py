@@ -1,4 +1,4 @@
-"""Exercises of notebook 01: four leads from two, millivolts from integers, and leads by name."""
+"""Exercises of notebook 01: four leads from two, millivolts, leads by name, swapped arms, and packed samples."""
 
 from __future__ import annotations
 
@@ -132,6 +132,99 @@ def _part_of(names: Sequence[str]) -> list[int | None]:
     return [next((k for k, name in enumerate(names) if lead.lower() in name.lower()), None) for lead in LEADS]
 
 
+def undo_arms(signal: Array) -> Array:
+    """Reference of 01.4: right and left arm exchanged again, so that every cable hangs where its name says."""
+    return np.stack([-signal[0], signal[2], signal[1], signal[4], signal[3], *signal[5:]])
+
+
+def _verify_arms(answer: Callable[[Array], Any], rng: Any) -> None:
+    right, left, foot = rng.normal(size=(3, 60))
+    chest = rng.normal(size=(6, 60)) - (right + left + foot) / 3
+
+    def recorded(r: Array, l: Array) -> Array:  # noqa: E741
+        limb = (l - r, foot - r, foot - l, r - (l + foot) / 2, l - (r + foot) / 2, foot - (r + l) / 2)
+        return np.stack([*limb, *chest])
+
+    true, swapped = recorded(right, left), recorded(left, right)
+    given = swapped.copy()
+    found = answer(given)
+    if not np.array_equal(given, swapped):
+        raise Misconception("Your function changed the recording that it was given. Return a new array.")
+    if found is None or np.shape(found) != swapped.shape:
+        raise Misconception("Return twelve rows, as many samples as were given.")
+    reasons = ["I = L - R: with R and L exchanged, it is turned over."]
+    reasons += [
+        "II = F - R and III = F - L: with R and L exchanged, they trade places, and neither is turned over."
+    ] * 2
+    reasons += ["aVR looks from the right arm and aVL from the left one: they trade places."] * 2
+    reasons += ["aVF compares the foot with the mean of both arms, and doesn't care which is which: it stays."]
+    reasons += ["The chest leads are measured against the mean of R, L and F, which is the same: they stay."] * 6
+    for lead, row, right_row, reason in zip(LEADS, np.asarray(found), true, reasons, strict=True):
+        expect_equal(row, right_row, f"lead {lead} of a recording with exchanged arms", reason)
+    expect_equal(answer(np.asarray(found)), swapped, "the exchange done twice", "It must undo itself.")
+
+
+def _turn_only(signal: Array) -> Array:
+    return np.stack([-signal[0], *signal[1:]])
+
+
+def _einthoven_only(signal: Array) -> Array:
+    return np.stack([-signal[0], signal[2], signal[1], *signal[3:]])
+
+
+def _turn_all(signal: Array) -> Array:
+    return np.stack([-signal[0], -signal[2], -signal[1], signal[4], signal[3], *signal[5:]])
+
+
+def _in_place(signal: Array) -> Array:
+    signal[[1, 2]], signal[[3, 4]], signal[0] = signal[[2, 1]], signal[[4, 3]], -signal[0]
+    return signal
+
+
+def unpack_212(data: Array) -> Array:
+    """Reference of 01.5: WFDB's format 212, two 12-bit samples in three bytes (WFDB Applications Guide, signal(5))."""
+    a, b, c = np.asarray(data).reshape(-1, 3).astype(np.int64).T
+    samples = np.stack([a + 256 * (b & 15), c + 256 * (b >> 4)], axis=1).ravel()
+    return np.where(samples >= 2048, samples - 4096, samples)
+
+
+def _verify_212(answer: Callable[[Array], Any], rng: Any) -> None:
+    first = np.array([0x34, 0x52, 0x61], dtype=np.uint8)  # 0x234 and 0x561
+    found = answer(first.copy())
+    if found is None or np.shape(found) != (2,):
+        raise Misconception("Three bytes hold two samples: return two numbers for them.")
+    if list(found) == [0x534, 0x261]:
+        raise Misconception("You took the upper four bits of b for the first sample. Its are the lower four.")
+    if list(found) == [0x561, 0x234]:
+        raise Misconception("The samples are in the wrong order: the one that begins with a comes first.")
+    overflow = "Bytes overflow at 256: convert the array to integers before you multiply or shift."
+    expect_equal(found, [0x234, 0x561], "the bytes 0x34 0x52 0x61 (0x234 and 0x561)", overflow)
+    negative = np.array([0xFF, 0x0F, 0x00, 0x00, 0x88, 0x01], dtype=np.uint8)
+    sign = "The samples are two's complement: from 2048 on they are negative, so 4095 is -1 and 2048 is -2048."
+    expect_equal(answer(negative.copy()), [-1, 0, -2048, -2047], "samples below zero", sign)
+    for _ in range(10):
+        data = rng.integers(0, 256, size=3 * int(rng.integers(1, 100))).astype(np.uint8)
+        expect_equal(answer(data.copy()), unpack_212(data), f"{len(data)} random bytes", "Are they in their order?")
+
+
+def _upper_first(data: Array) -> Array:
+    a, b, c = data.reshape(-1, 3).T
+    return unpack_212(np.stack([a, (b >> 4) | ((b & 15) << 4), c], axis=1).ravel())
+
+
+def _unsigned(data: Array) -> Array:
+    return unpack_212(data) % 4096
+
+
+def _overflowing(data: Array) -> Array:
+    a, b, c = data.reshape(-1, 3).T
+    return np.stack([a + ((b & 15) << 8), c + ((b >> 4) << 8)], axis=1).ravel()
+
+
+def _one_after_the_other(data: Array) -> Array:
+    return unpack_212(data).reshape(-1, 2).T.ravel()
+
+
 EXERCISES = (
     Exercise(
         id="01.1",
@@ -171,6 +264,34 @@ EXERCISES = (
             ("exact spelling only", _exactly),
             ("-1 for a missing lead", _minus_one),
             ("a lead's name as part of another's", _part_of),
+        ),
+    ),
+    Exercise(
+        id="01.4",
+        title="Undo the swap",
+        difficulty=2,
+        minutes=12,
+        verify=_verify_arms,
+        reference=undo_arms,
+        wrong=(
+            ("turns lead I over, and that's all", _turn_only),
+            ("forgets Goldberger's leads", _einthoven_only),
+            ("turns II and III over", _turn_all),
+            ("changes what it was given", _in_place),
+        ),
+    ),
+    Exercise(
+        id="01.5",
+        title="Two samples in three bytes",
+        difficulty=3,
+        minutes=20,
+        verify=_verify_212,
+        reference=unpack_212,
+        wrong=(
+            ("takes the upper four bits first", _upper_first),
+            ("forgets the sign", _unsigned),
+            ("lets bytes overflow", _overflowing),
+            ("all first samples, then all second ones", _one_after_the_other),
         ),
     ),
 )

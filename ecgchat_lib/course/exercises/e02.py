@@ -1,4 +1,4 @@
-"""Exercises of notebook 02: superclasses of a cell, a split by patient, and abbreviations by words."""
+"""Exercises of notebook 02: superclasses, AHA codes, abbreviations by words, what a statement claims, and a split."""
 
 from __future__ import annotations
 
@@ -69,45 +69,45 @@ def _alphabetical(cell: str) -> tuple[str, ...]:
 # --- 02.2 --------------------------------------------------------------------------------------------------------
 
 
-def rows_for_test(patients: Sequence[str], share: float, rng: Any) -> np.ndarray:
-    """Reference of 02.2: True for the recordings of a random `share` of the patients."""
-    unique = sorted(set(patients))
-    drawn = set(rng.permutation(unique)[: round(share * len(unique))])
-    return np.array([patient in drawn for patient in patients])
+def parse_aha(cell: str) -> list[tuple[str, tuple[str, ...]]]:
+    """Reference of 02.2: the statements of a cell of AHA codes, each with its modifiers."""
+    parts = [part.split("+") for part in cell.split(";")]
+    return [(first, tuple(modifiers)) for first, *modifiers in parts]
 
 
-def _verify_split(answer: Callable[[Sequence[str], float, Any], Any], rng: Any) -> None:
-    for _ in range(10):
-        people = int(rng.integers(20, 60))
-        patients = [f"p{k}" for k in rng.integers(0, people, size=4 * people)]
-        found = answer(patients, 0.25, np.random.default_rng(int(rng.integers(1000))))
-        mask = np.asarray(_given(found))
-        if mask.shape != (len(patients),) or mask.dtype != bool:
-            raise Misconception("Return one True or False per recording: a boolean array as long as `patients`.")
-        test = {patient for patient, here in zip(patients, mask, strict=True) if here}
-        train = {patient for patient, here in zip(patients, mask, strict=True) if not here}
-        both = len(test & train)
-        if both:
-            raise Misconception(f"{both} patients have recordings on both sides. Draw patients, not recordings.")
-        wanted = round(0.25 * len(set(patients)))
-        if len(train) == wanted and len(test) != wanted:
-            raise Misconception("True marks the test side; yours marks the training side.")
-        expect_equal(len(test), wanted, "the number of test patients")
-    patients = [f"p{k}" for k in range(40)]
-    drawn = [tuple(np.asarray(answer(patients, 0.25, np.random.default_rng(k)))) for k in range(5)]
-    if len(set(drawn)) == 1:
-        raise Misconception("Every generator gives the same patients: draw them with `rng`, don't take the first ones.")
+def _verify_aha(answer: Callable[[str], Any], rng: Any) -> None:
+    got = list(_given(answer("145+362")))
+    if len(got) == 2:
+        raise Misconception("145+362 is one statement, an ST deviation (145) that goes down (362): 362 modifies 145.")
+    if len(got) == 1 and len(got[0]) == 2 and not got[0][1]:
+        raise Misconception(
+            "The modifier 362 got lost. Without it nobody knows whether the ST segment goes up or down."
+        )
+    if len(list(answer("22;23"))) == 1:
+        raise Misconception("22;23 are two statements: a semicolon parts them, a plus sign doesn't.")
+    if not isinstance(got[0][0], str):
+        raise Misconception("Keep the codes as texts, as the label tables have them.")
+    for _ in range(40):
+        parts = [
+            "+".join(str(code) for code in rng.integers(1, 400, int(rng.integers(1, 4))))
+            for _ in range(int(rng.integers(1, 4)))
+        ]
+        cell = ";".join(parts)
+        found = [(first, tuple(modifiers)) for first, modifiers in answer(cell)]
+        expect_equal(repr(found), repr(parse_aha(cell)), f"the statements of {cell}")
 
 
-def _by_recording(patients: Sequence[str], share: float, rng: Any) -> np.ndarray:
-    mask = np.zeros(len(patients), dtype=bool)
-    mask[rng.permutation(len(patients))[: round(share * len(patients))]] = True
-    return mask
+def _every_code_a_statement(cell: str) -> list[tuple[str, tuple[str, ...]]]:
+    return [(code, ()) for code in re.split("[;+]", cell)]
 
 
-def _first_patients(patients: Sequence[str], share: float, rng: Any) -> np.ndarray:
-    unique = sorted(set(patients))
-    return np.isin(patients, unique[: round(share * len(unique))])
+def _without_modifiers(cell: str) -> list[tuple[str, tuple[str, ...]]]:
+    return [(part.split("+")[0], ()) for part in cell.split(";")]
+
+
+def _one_statement(cell: str) -> list[tuple[str, tuple[str, ...]]]:
+    first, *rest = re.split("[;+]", cell)
+    return [(first, tuple(rest))]
 
 
 # --- 02.3 --------------------------------------------------------------------------------------------------------
@@ -152,6 +152,120 @@ def _lower_only(text: str, abbreviations: Mapping[str, str]) -> str:
     return re.sub(r"[A-Za-z]+", lambda word: abbreviations.get(word[0], word[0]), text)
 
 
+# --- 02.4 --------------------------------------------------------------------------------------------------------
+
+HEDGES = {"cannot rule out": 35, "consider": 35, "possible": 50, "probable": 80}
+
+
+def claim(statement: str, finding: str, hedges: Mapping[str, int]) -> int | None:
+    """Reference of 02.4: how likely a statement calls a finding, in percent; None where it doesn't claim it."""
+    text = statement.lower()
+    found = re.search(rf"\b{finding}\b", text)
+    if found is None:
+        return None
+    before = text[: found.start()]
+    for hedge, likelihood in hedges.items():
+        if re.search(rf"\b{hedge}\b", before):
+            return likelihood
+    return None if re.search(r"\b(no|not|without)\b", before) else 100
+
+
+def _verify_claim(answer: Callable[[str, str, Mapping[str, int]], Any], rng: Any) -> None:
+    if answer("Inferior infarct", "infarct", HEDGES) is None:
+        raise Misconception("A plain statement claims its finding: return 100 at the end.")
+    if answer("Cannot rule out inferior infarct", "infarct", HEDGES) is None:
+        raise Misconception(
+            "'cannot' was taken for a 'not'. Look for the hedges first, and for negations by whole words."
+        )
+    if answer("Nonspecific changes, old infarct", "infarct", HEDGES) is None:
+        raise Misconception("'Nonspecific' was taken for a 'no'. A negation is a whole word.")
+    if answer("Possible inferior infarct", "infarct", HEDGES) == 100:
+        raise Misconception("The hedge got lost: 'possible' is 50, not 100.")
+    if answer("Inferior infarct, no lvh", "infarct", HEDGES) is None:
+        raise Misconception("The 'no' belongs to what follows it. Look only at the text before the finding.")
+    if answer("No infarct", "infarct", HEDGES) is not None:
+        raise Misconception("'No infarct' claims nothing: return None.")
+    findings = ("infarct", "ischemia", "lvh", "flutter")
+    openings = (
+        "",
+        "no ",
+        "possible ",
+        "probable ",
+        "consider ",
+        "cannot rule out ",
+        "without ",
+        "nonspecific ",
+        "abnormal ",
+    )
+    for _ in range(60):
+        parts = [openings[int(rng.integers(len(openings)))] + findings[int(rng.integers(4))] for _ in range(2)]
+        text, finding = f"{parts[0]} - age undetermined. {parts[1]}".capitalize(), findings[int(rng.integers(4))]
+        got, expected = answer(text, finding, HEDGES), claim(text, finding, HEDGES)
+        expect_equal(str(got), str(expected), f"the claim of '{finding}' in '{text}'")
+
+
+def _negation_inside_words(statement: str, finding: str, hedges: Mapping[str, int]) -> int | None:
+    before, found, _ = statement.lower().partition(finding)
+    if not found or "no" in before:
+        return None
+    return next((likelihood for hedge, likelihood in hedges.items() if hedge in before), 100)
+
+
+def _no_hedges(statement: str, finding: str, hedges: Mapping[str, int]) -> int | None:
+    likelihood = claim(statement, finding, hedges)
+    return None if likelihood is None else 100
+
+
+def _negation_anywhere(statement: str, finding: str, hedges: Mapping[str, int]) -> int | None:
+    if re.search(r"\b(no|not|without)\b", statement.lower()):
+        return None
+    return claim(statement, finding, hedges)
+
+
+# --- 02.5 --------------------------------------------------------------------------------------------------------
+
+
+def rows_for_test(patients: Sequence[str], share: float, rng: Any) -> np.ndarray:
+    """Reference of 02.2: True for the recordings of a random `share` of the patients."""
+    unique = sorted(set(patients))
+    drawn = set(rng.permutation(unique)[: round(share * len(unique))])
+    return np.array([patient in drawn for patient in patients])
+
+
+def _verify_split(answer: Callable[[Sequence[str], float, Any], Any], rng: Any) -> None:
+    for _ in range(10):
+        people = int(rng.integers(20, 60))
+        patients = [f"p{k}" for k in rng.integers(0, people, size=4 * people)]
+        found = answer(patients, 0.25, np.random.default_rng(int(rng.integers(1000))))
+        mask = np.asarray(_given(found))
+        if mask.shape != (len(patients),) or mask.dtype != bool:
+            raise Misconception("Return one True or False per recording: a boolean array as long as `patients`.")
+        test = {patient for patient, here in zip(patients, mask, strict=True) if here}
+        train = {patient for patient, here in zip(patients, mask, strict=True) if not here}
+        both = len(test & train)
+        if both:
+            raise Misconception(f"{both} patients have recordings on both sides. Draw patients, not recordings.")
+        wanted = round(0.25 * len(set(patients)))
+        if len(train) == wanted and len(test) != wanted:
+            raise Misconception("True marks the test side; yours marks the training side.")
+        expect_equal(len(test), wanted, "the number of test patients")
+    patients = [f"p{k}" for k in range(40)]
+    drawn = [tuple(np.asarray(answer(patients, 0.25, np.random.default_rng(k)))) for k in range(5)]
+    if len(set(drawn)) == 1:
+        raise Misconception("Every generator gives the same patients: draw them with `rng`, don't take the first ones.")
+
+
+def _by_recording(patients: Sequence[str], share: float, rng: Any) -> np.ndarray:
+    mask = np.zeros(len(patients), dtype=bool)
+    mask[rng.permutation(len(patients))[: round(share * len(patients))]] = True
+    return mask
+
+
+def _first_patients(patients: Sequence[str], share: float, rng: Any) -> np.ndarray:
+    unique = sorted(set(patients))
+    return np.isin(patients, unique[: round(share * len(unique))])
+
+
 EXERCISES = (
     Exercise(
         id="02.1",
@@ -168,15 +282,15 @@ EXERCISES = (
     ),
     Exercise(
         id="02.2",
-        title="A split by patient",
-        difficulty=2,
-        minutes=10,
-        verify=_verify_split,
-        reference=rows_for_test,
+        title="A cell of AHA codes",
+        difficulty=1,
+        minutes=8,
+        verify=_verify_aha,
+        reference=parse_aha,
         wrong=(
-            ("draws recordings", _by_recording),
-            ("takes the first patients", _first_patients),
-            ("marks the training side", lambda patients, share, rng: ~rows_for_test(patients, share, rng)),
+            ("takes modifiers for statements", _every_code_a_statement),
+            ("drops the modifiers", _without_modifiers),
+            ("makes one statement of all", _one_statement),
         ),
     ),
     Exercise(
@@ -190,6 +304,32 @@ EXERCISES = (
             ("replaces inside words", _replace),
             ("splits at spaces only", _split_at_spaces),
             ("misses capitals", _lower_only),
+        ),
+    ),
+    Exercise(
+        id="02.4",
+        title="What a statement claims",
+        difficulty=3,
+        minutes=15,
+        verify=_verify_claim,
+        reference=claim,
+        wrong=(
+            ("finds negations inside words", _negation_inside_words),
+            ("loses the hedges", _no_hedges),
+            ("lets a negation reach back", _negation_anywhere),
+        ),
+    ),
+    Exercise(
+        id="02.5",
+        title="A split by patient",
+        difficulty=2,
+        minutes=10,
+        verify=_verify_split,
+        reference=rows_for_test,
+        wrong=(
+            ("draws recordings", _by_recording),
+            ("takes the first patients", _first_patients),
+            ("marks the training side", lambda patients, share, rng: ~rows_for_test(patients, share, rng)),
         ),
     ),
 )

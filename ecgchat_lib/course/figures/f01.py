@@ -1,4 +1,4 @@
-"""Figures of notebook 01: a recording on paper, the limb leads as views of one arrow, rates, beats, a measured beat."""
+"""Figures of notebook 01: recordings on paper, the limb leads as views of one arrow, rates, beats, swapped arms."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from ecgchat_lib.ecg.beats import MedianBeat
-    from ecgchat_lib.ecg.delineate import Marks
+    from ecgchat_lib.ecg.marks import WaveMarks
     from ecgchat_lib.ecg.measure import Measurements
     from ecgchat_lib.ecg.recording import Recording
 
@@ -24,12 +24,63 @@ LIMB_ANGLES = {"I": 0, "II": 60, "III": 120, "aVR": -150, "aVL": -30, "aVF": 90}
 
 
 @figure("01.1", "Twelve leads of one recording on ECG paper: one small box is 40 ms wide and 0.1 mV high.")
-def on_paper(recording: Recording, measurements: Measurements) -> FigureResult:
-    """Draw a recording as a cardiograph prints it; the measurements serve the description in words only."""
+def on_paper(recording: Recording, measurements: Measurements, marks: WaveMarks) -> FigureResult:
+    """Draw a recording as a cardiograph prints it, measurements in the header and the waves' marks along the foot."""
     from ecgchat_lib.ecg.paper import describe, draw_paper
 
     data = [recording.name, recording.fs, list(recording.signal.shape)]
-    return FigureResult(draw_paper(recording), describe(recording, measurements), data)
+    drawn = draw_paper(recording, measurements=measurements, marks=marks)
+    return FigureResult(drawn, describe(recording, measurements, marks=marks), data)
+
+
+@figure("01.6", "The same recording at 50 mm/s and 5 mm/mV: twice as wide and half as high. The step shows it.")
+def other_scale(recording: Recording, seconds: float = 5.0) -> FigureResult:
+    """Draw the beginning of a recording at double speed and half gain."""
+    from ecgchat_lib.ecg.paper import draw_paper
+
+    drawn = draw_paper(recording, layout="6x2", seconds=seconds, speed=50, gain=5)
+    alt = (
+        f"The first {seconds:g} s of {recording.name} on ECG paper at 50 mm/s and 5 mm/mV, six leads in each of two "
+        "columns. The calibration pulse is 10 mm wide and 5 mm high: half as high and twice as wide as in figure 01.1."
+    )
+    return FigureResult(drawn, alt, [recording.name, recording.fs, seconds])
+
+
+@figure("01.7", "Arms swapped: lead I upside down, II and III traded, aVR and aVL too. aVF doesn't notice.")
+def swapped_arms(recording: Recording, swapped: np.ndarray, beat: float = 0.9) -> FigureResult:
+    """Draw one beat of the limb leads and of V6, as recorded and with the arms' electrodes exchanged.
+
+    Args:
+        recording: with its electrodes where they belong.
+        swapped: `(12, time)` in mV, with the arms exchanged.
+        beat: how many seconds to draw.
+    """
+    from matplotlib import pyplot
+
+    from ecgchat_lib.ecg.beats import find_r_peaks
+
+    peaks = find_r_peaks(recording.signal, recording.fs)
+    first = max(int(peaks[len(peaks) // 2] - 0.35 * recording.fs), 0)
+    part = slice(first, first + round(beat * recording.fs))
+    shown = [*range(6), 11]
+    drawn, panels = pyplot.subplots(2, len(shown), figsize=(10.4, 3.6), sharex=True, sharey=True)
+    t = np.arange(part.stop - part.start) / recording.fs
+    for row, (signal, name, color) in enumerate(
+        ((recording.signal, "as recorded", INK), (swapped, "arms swapped", ORANGE))
+    ):
+        for axes, lead in zip(panels[row], shown, strict=True):
+            axes.plot(t, signal[lead, part] - np.median(signal[lead, part]), color=color, linewidth=1.3)
+            axes.axhline(0, color=QUIET, linewidth=0.5)
+            axes.set_title(LEADS[lead], color=INK, size=10)
+        panels[row, 0].set_ylabel(f"{name}\nmV")
+    drawn.tight_layout()
+    spans = {LEADS[k]: round(float(np.ptp(recording.signal[k, part])), 1) for k in shown}
+    alt = (
+        f"One heartbeat of {recording.name} in I, II, III, aVR, aVL, aVF and V6: above as recorded, below with the "
+        "electrodes of the arms exchanged. Below, lead I is the mirror image of the one above, II and III have traded "
+        "places, and so have aVR and aVL; aVF and V6 are the same."
+    )
+    return FigureResult(drawn, alt, {"record": recording.name, "mv": spans})
 
 
 @figure("01.2", "Six limb leads are six views of one arrow: each shows the arrow's shadow on its own direction.")
@@ -146,12 +197,12 @@ def beats(recording: Recording, energy: np.ndarray, peaks: np.ndarray, seconds: 
 
 
 @figure("01.5", "The beat that most beats look like, in all twelve leads, and where its waves begin and end.")
-def measured_beat(beat: MedianBeat, marks: Marks, measurements: Measurements) -> FigureResult:
+def measured_beat(beat: MedianBeat, marks: WaveMarks, measurements: Measurements) -> FigureResult:
     """Draw the median beat: lead II in front, the other leads behind, intervals as bars below.
 
     Args:
         beat: the median beat.
-        marks: its fiducial points.
+        marks: one row for each wave, in samples of the beat.
         measurements: what they amount to.
     """
     from matplotlib import pyplot
@@ -167,9 +218,9 @@ def measured_beat(beat: MedianBeat, marks: Marks, measurements: Measurements) ->
     step = 0.09 * (high - low)
     said = []
     bars = (
-        ("PR", marks.p_on, marks.qrs_on, GREEN),
-        ("QRS", marks.qrs_on, marks.qrs_off, ORANGE),
-        ("QT", marks.qrs_on, marks.t_off, PURPLE),
+        ("PR", marks.p[0, 0], marks.qrs[0, 0], GREEN),
+        ("QRS", marks.qrs[0, 0], marks.qrs[0, 2], ORANGE),
+        ("QT", marks.qrs[0, 0], marks.t[0, 2], PURPLE),
     )
     for number, (name, begin, end, color) in enumerate(bars):
         value = getattr(measurements, f"{name.lower()}_ms")
