@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecgchat_lib.datasets.segment_recipe import summarize
+from ecgchat_lib.datasets.synthetic import synthesize
 from ecgchat_lib.ecg.beats import align_beats, find_r_peaks, qrs_energy
 from ecgchat_lib.ecg.filters import bandpass, fill_missing, find_spikes, remove_spikes, resample
 from ecgchat_lib.ecg.leads import LEADS
@@ -496,7 +497,13 @@ def test_the_benchmark_says_what_it_needs(tmp_path):
 
 @pytest.mark.parametrize("seed", [101, 103])
 def test_the_p_wave_of_a_bundle_branch_block_is_no_beat(seed):
-    from ecgchat_lib.datasets.synthetic import synthesize
-
     ecg = synthesize(seed, finding="CLBBB")
     assert len(find_r_peaks(ecg.signal, ecg.fs)) == pytest.approx(len(ecg.truth["r_peaks"]), abs=1)
+
+
+@pytest.mark.parametrize("seed", range(7, 13))
+def test_bigeminy_keeps_its_normal_beats_and_measures_those(seed):
+    ecg = synthesize(seed, finding="BIGU")
+    analysis = analyze(Recording("bigeminy", ecg.signal, ecg.fs))
+    assert len(analysis.beats.positions) >= len(ecg.truth["r_peaks"]) - 1
+    assert analysis.measurements.qrs_ms == pytest.approx(ecg.truth["qrs_ms"], abs=20)

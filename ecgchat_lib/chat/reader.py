@@ -29,7 +29,7 @@ def measured_features(measurements: Measurements) -> list[float]:
     """Return measured values as 11 numbers of about size one; a missing value is 0 beside a flag that says so."""
     out: list[float] = []
     for name, middle, spread in _SCALES:
-        value = getattr(measurements, name)
+        value = measurements.judged(name)
         out += [0.0, 1.0] if math.isnan(value) else [max(-4.0, min(4.0, (value - middle) / spread)), 0.0]
     unevenness = measurements.rr_sd_ms / measurements.rr_ms
     out.append(0.0 if math.isnan(unevenness) else min(4.0, 10 * unevenness))

@@ -163,7 +163,7 @@ def disagreements(text: str, measurements: Measurements) -> tuple[str, ...]:
     """Return a note for each number in an answer that isn't the measured one."""
     notes = []
     for field_name, value in numbers(text):
-        known = None if field_name is None else whole(getattr(measurements, field_name))
+        known = None if field_name is None else whole(measurements.judged(field_name))
         if known is None:
             notes.append(f"the answer says {value:g}, which nothing measured supports")
         elif value != known:

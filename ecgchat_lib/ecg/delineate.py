@@ -72,13 +72,30 @@ def find_waves(probabilities: NDArray[np.floating], lead: NDArray[np.floating]) 
     return WaveMarks(*waves)
 
 
+def find_qrs(probabilities: NDArray[np.floating], beat: float) -> tuple[float, float] | None:
+    """Return where the QRS complex of one beat begins and ends, in samples; None if there is none near it.
+
+    Args:
+        probabilities: `(4, time)` of one lead.
+        beat: where the beat is, in samples.
+    """
+    row = probabilities[CLASSES.index("QRS")]
+    stretches = find_stretches(row, LEAST_SECONDS["QRS"] * SEGMENT_FS, THRESHOLD)
+    reach = QRS_REACH * SEGMENT_FS
+    near = stretches[(stretches[:, 0] <= beat + reach) & (stretches[:, 1] >= beat - reach)]
+    if len(near) == 0:
+        return None
+    start, stop = near[np.argmin(np.abs(near.mean(axis=1) - beat))]
+    return float(start), float(stop)
+
+
 def _peak(lead: NDArray[np.floating], start: float, stop: float) -> float:
     first, last = int(np.ceil(start)), int(np.floor(stop))
     piece = lead[first : last + 1]
     if len(piece) < 3:
         return (start + stop) / 2
-    line = np.linspace(piece[0], piece[-1], len(piece))
-    return float(first + np.argmax(np.abs(piece - line)))
+    rise = (piece[-1] - piece[0]) / (len(piece) - 1)
+    return float(first + np.argmax(np.abs(piece - piece[0] - rise * np.arange(len(piece)))))
 
 
 def waves_of_beats(waves: WaveMarks, beats: NDArray[np.float64]) -> WaveMarks:

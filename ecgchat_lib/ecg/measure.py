@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from ecgchat_lib.ecg.beats import Beats, MedianBeat, align_beats, find_r_peaks, median_beat
-from ecgchat_lib.ecg.delineate import find_waves, waves_of_beats
+from ecgchat_lib.ecg.beats import Beats, MedianBeat, align_beats, find_r_peaks, median_beat, qrs_energy
+from ecgchat_lib.ecg.delineate import find_qrs, find_waves, waves_of_beats
 from ecgchat_lib.ecg.filters import resample
 from ecgchat_lib.ecg.leads import LEADS
 from ecgchat_lib.ecg.marks import WaveMarks
@@ -41,11 +41,14 @@ LEVEL_SECONDS = (0.024, 0.004)  # before the QRS complex, where the level is tak
 ASSUMED_ONSET = 0.045  # s from QRS onset to R, for beats whose onset the network doesn't see
 DEAD_MV = 0.02  # a lead whose median beat moves less is flat
 COMPLETE_BEATS = 5  # with so many, the first and the last are left out: they may be cut off
+OVERLOOKED_SECONDS = 0.1  # a QRS complex of the network's that far from every beat was overlooked,
+OVERLOOKED_LEAST, OVERLOOKED_ENERGY = 3, 0.2  # if there are so many, and they have this part of the usual steepness
+TIE_SHARE, NARROWER_MS = 0.4, 20.0  # of the beats that don't look like most; and by how much they must be narrower
 ST_SECONDS = 0.060  # after the J point, where the ST level is taken
 UNEVEN = 0.07  # of RR: typical change from one RR interval to the next that counts as irregular
-GLOBAL_LEADS = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")  # the others follow from I and II
-GLOBAL_LEAST = 5  # of them that must show a QRS complex
-GLOBAL_WINDOW = (0.3, 0.4)  # s before and after the R peak
+GLOBAL_LEADS = ("I", "II", "V1", "V2", "V4", "V6")  # they look from all sides; each costs time
+GLOBAL_LEAST = 4  # of them that must show a QRS complex
+GLOBAL_WINDOW = (0.28, 0.36)  # s before and after the R peak
 P_SHARE, P_CERTAIN = 0.5, 0.9  # of the beats that must have a P wave; and that make it certain
 P_SPREAD_MS, P_STEADY_MS = 24.0, 10.0  # typical difference of PR from beat to beat: too much; and certainly steady
 P_LEAST_MV = 0.04  # in the lead where the P wave is largest
@@ -117,6 +120,10 @@ class Measurements:
         """The QRS duration to judge by: over all leads if it is known, else in `interval_lead`."""
         return self.qrs_ms if math.isnan(self.qrs_global_ms) else self.qrs_global_ms
 
+    def judged(self, field: str) -> float:
+        """Return the value to judge by: for `qrs_ms` the widest, for any other field the field."""
+        return self.widest_qrs_ms if field == "qrs_ms" else getattr(self, field)
+
     def as_dict(self) -> dict[str, object]:
         """Return every field under its name, ready for JSON: NaN becomes None."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
@@ -172,14 +179,15 @@ def analyze(recording: Recording, network: SegmentingNetwork | None = None) -> A
     peaks = find_r_peaks(clean, SEGMENT_FS)
     if len(peaks) == 0:
         return Analysis(_assemble({}, dict.fromkeys([*NUMBERS, "regular"], NO_BEATS)))
-    beats = align_beats(clean, SEGMENT_FS, peaks)
-    order = np.argsort(beats.positions)
-    beats = Beats(beats.positions[order], beats.alike[order])
     row = _interval_lead(clean)
     network = network or load_segmenting_network()
     probabilities = network.probabilities(segment_input(clean[row : row + 1]))[0]
     waves = find_waves(probabilities, clean[row])
+    beats = align_beats(clean, SEGMENT_FS, _with_overlooked(peaks, waves, clean))
+    order = np.argsort(beats.positions)
+    beats = Beats(beats.positions[order], beats.alike[order])
     each = waves_of_beats(waves, beats.positions * SEGMENT_FS)
+    beats = _prefer_narrow(beats, each)
     values, reasons = _rhythm(beats.positions)
     beat, beat_marks = _median_beat(resample(signal, recording.fs, MEASURING_FS), beats, each)
     _intervals(each, beats, beat, beat_marks, values, reasons)
@@ -196,6 +204,34 @@ def analyze(recording: Recording, network: SegmentingNetwork | None = None) -> A
     scale = recording.fs / SEGMENT_FS
     marks = WaveMarks(*(waves.wave(name) * scale for name in ("P", "QRS", "T")))
     return Analysis(measured, marks, beats, beat, beat_marks, qrs_ends)
+
+
+def _with_overlooked(peaks: NDArray[np.int64], waves: WaveMarks, clean: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the beats with those that the network sees and the energy didn't, if there are several of them.
+
+    Beside the tall, steep beats of bigeminy, the normal ones look like their T waves to `find_r_peaks`.
+    """
+    middles = np.rint(waves.qrs[:, [0, 2]].mean(axis=1)).astype(np.int64)
+    apart = np.abs(middles[:, None] - peaks).min(axis=1) > OVERLOOKED_SECONDS * SEGMENT_FS
+    middles = np.clip(middles[apart], 0, clean.shape[-1] - 1)
+    if len(middles) < OVERLOOKED_LEAST:
+        return peaks
+    energy = qrs_energy(clean, SEGMENT_FS)
+    middles = middles[energy[middles] > OVERLOOKED_ENERGY * np.median(energy[peaks])]
+    return np.union1d(peaks, middles) if len(middles) >= OVERLOOKED_LEAST else peaks
+
+
+def _prefer_narrow(beats: Beats, each: WaveMarks) -> Beats:
+    """Return the beats with the others as the typical ones, if these are as many and clearly narrower.
+
+    In bigeminy every second beat comes from a ventricle, and the larger of the two kinds is no more typical.
+    """
+    others = ~beats.alike
+    if others.sum() < TIE_SHARE * len(others):
+        return beats
+    width = (each.qrs[:, 2] - each.qrs[:, 0]) * 1000 / SEGMENT_FS
+    narrow, wide = _median(width[others]), _median(width[beats.alike])
+    return replace(beats, alike=others) if narrow < wide - NARROWER_MS else beats
 
 
 def _interval_lead(clean: NDArray[np.float32]) -> int:
@@ -337,15 +373,15 @@ def _global_qrs(beat: MedianBeat, network: SegmentingNetwork) -> tuple[float, fl
     first = max(beat.r - round(GLOBAL_WINDOW[0] * beat.fs), 0)
     last = beat.r + round(GLOBAL_WINDOW[1] * beat.fs)
     rows = [LEADS.index(lead) for lead in GLOBAL_LEADS]
-    x = segment_signal(beat.signal[rows, first : last + 1], beat.fs)
-    probabilities = SegmentingNetwork(network.members[:1]).probabilities(segment_input(x))
-    middle = np.array([(beat.r - first) * SEGMENT_FS / beat.fs])
-    each = [waves_of_beats(find_waves(one, lead), middle).qrs[0] for one, lead in zip(probabilities, x, strict=True)]
-    known = np.array([row for row in each if math.isfinite(row[0])]).reshape(-1, 3)
+    x = _smooth(beat.signal[rows, first : last + 1], beat.fs)[:, :: round(beat.fs / SEGMENT_FS)]
+    one = SegmentingNetwork(network.members[:1])
+    probabilities = one.probabilities(segment_input((x - x.mean(axis=-1, keepdims=True)).astype(np.float32)))
+    middle = (beat.r - first) * SEGMENT_FS / beat.fs
+    known = [ends for one in probabilities if (ends := find_qrs(one, middle)) is not None]
     if len(known) < GLOBAL_LEAST:
         return None
-    scale = beat.fs / SEGMENT_FS
-    return first + float(np.sort(known[:, 0])[1]) * scale, first + float(np.sort(known[:, 2])[-2]) * scale
+    onsets, offsets = np.sort(np.array(known), axis=0).T * beat.fs / SEGMENT_FS
+    return first + float(onsets[1]), first + float(offsets[-2])
 
 
 def _corrected(qt: float, rr: float) -> dict[str, float]:

@@ -22,6 +22,7 @@ from ecgchat_lib.paths import data_folder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from threadpoolctl import ThreadpoolController
 
 SEGMENT_FS = 250.0  # Hz, of what the network sees
 SEGMENT_BAND = (0.5, 40.0)  # Hz
@@ -60,9 +61,17 @@ class SegmentingNetwork:
         for start in range(0, time, PIECE):  # a long recording piece by piece, each with what stands around it
             first, last = max(start - MARGIN, 0), min(start + PIECE + MARGIN, padded.shape[-1])
             piece = padded[:, :, first:last]
-            found = np.mean([_softmax(_forward(member, piece)) for member in self.members], axis=0)
+            with _blas().limit(limits=1, user_api="blas"):  # products so small that threads only wait for each other
+                found = np.mean([_softmax(_forward(member, piece)) for member in self.members], axis=0)
             result[:, :, start : start + PIECE] = found[:, :, start - first : start - first + PIECE]
         return result[:, :, :time]
+
+
+@lru_cache(maxsize=1)
+def _blas() -> ThreadpoolController:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def segment_signal(signal: NDArray[np.floating], fs: float) -> NDArray[np.float32]:
@@ -176,7 +185,8 @@ def convolve(
 
 
 def _relu(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.maximum(x, 0)
+    """Set what is negative to 0, in place."""
+    return np.maximum(x, 0, out=x)
 
 
 def _softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:

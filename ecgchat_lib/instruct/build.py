@@ -160,7 +160,7 @@ class Teacher:
         return "abnormal" if others else None
 
     def _value(self, field: str) -> int | None:
-        return None if self.measurements is None else whole(getattr(self.measurements, field))
+        return None if self.measurements is None else whole(self.measurements.judged(field))
 
     def _contradicted(self, rhythm: str) -> bool:
         """Return whether the measured rate speaks against a stated slow or fast rhythm (or for one not stated)."""

@@ -78,7 +78,7 @@ def find_errors(
         elif there != affirmed:
             errors.append(f"{'affirms' if affirmed else 'denies'} {finding.phrase} against the statements")
     for field, value in numbers(text):
-        known = None if field is None or measurements is None else whole(getattr(measurements, field))
+        known = None if field is None or measurements is None else whole(measurements.judged(field))
         if known is None or value != known:
             errors.append(f"says {value:g} for {field or 'an unnamed quantity'}, measured: {known}")
     return errors

@@ -123,7 +123,7 @@ def measured_line(measurements: Measurements | None) -> str:
     if measurements is None:
         return "Measured: n/a"
     text = {
-        name: "n/a" if (value := whole(getattr(measurements, name))) is None else str(value)
+        name: "n/a" if (value := whole(measurements.judged(name))) is None else str(value)
         for name in ("heart_rate_bpm", "rr_ms", "rr_sd_ms", "pr_ms", "qrs_ms", "qt_ms", "qtc_ms", "axis_deg")
     }
     rhythm = {True: " regular", False: " irregular", None: ""}[measurements.regular]

@@ -261,15 +261,10 @@ def flag_all(measurements: Measurements, *, sex: str | None = None, age: float |
         One flag for each known field, the unmeasured ones included.
     """
     return tuple(
-        flag(field, judged_value(measurements, field), sex=sex, age=age, reason=measurements.reasons.get(field))
+        flag(field, measurements.judged(field), sex=sex, age=age, reason=measurements.reasons.get(field))
         for field in load_limits()
         if hasattr(measurements, field)
     )
-
-
-def judged_value(measurements: Measurements, field: str) -> float:
-    """Return the value that a limit is about: for the QRS complex, its duration over all leads if that is known."""
-    return measurements.widest_qrs_ms if field == "qrs_ms" else getattr(measurements, field)
 
 
 def cautions(measurements: Measurements) -> tuple[str, ...]:

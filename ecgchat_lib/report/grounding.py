@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ecgchat_lib.knowledge.limits import Flag, Status, flag, judged_value
+from ecgchat_lib.knowledge.limits import Flag, Status, flag
 
 if TYPE_CHECKING:
     from ecgchat_lib.ecg.measure import Measurements
@@ -81,7 +81,7 @@ def contradictions(
     Returns:
         What was found, one entry per field and statement, in the order of the answer.
     """
-    flags = {field: flag(field, judged_value(measurements, field), sex=sex, age=age) for field in TOLERANCE}
+    flags = {field: flag(field, measurements.judged(field), sex=sex, age=age) for field in TOLERANCE}
     found = [*_wrong_numbers(text, flags), *_wrong_words(text, flags)]
     found += [*_wrong_rhythm(text, measurements.regular), *_wrong_verdict(text, flags, measurements.regular)]
     kept: list[tuple[slice, Contradiction]] = []

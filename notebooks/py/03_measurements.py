@@ -402,12 +402,13 @@ print(f"QRS of {recording.name}: {np.nanmedian(qrs):.0f} ms, the median of {np.i
 # ## 6. Heights, and what follows from them
 #
 # The height of the R wave is the largest value within the QRS complex. A P wave often stands on a slope, so its height
-# counts from the line between its ends. **ST** is the level 60 ms after the J point, where the QRS complex ends: near
-# zero in a healthy heart, lifted where a piece of muscle gets no blood.
+# counts from the line between its ends. **ST** is the level 60 ms after the J point, where the QRS complex ends (in
+# the leads where it ends last): near zero in a healthy heart, lifted where a piece of muscle gets no blood.
 
 # %%
-r_height = lead_two[on : off + 1].max()
-st = beat.signal[:, off + 30 - 2 : off + 30 + 3].mean(axis=1)  # 500 Hz: 30 samples are 60 ms; 5 are averaged
+begin, j = analysis.qrs_ends  # first and last sample of the complex over all leads
+r_height = lead_two[begin : j + 1].max()
+st = beat.signal[:, j + 30 - 2 : j + 30 + 3].mean(axis=1)  # 500 Hz: 30 samples are 60 ms; 5 are averaged
 assert np.isclose(r_height, measured.r_mv)
 assert np.allclose(st, [measured.st_mv[lead] for lead in recording.leads])
 print(f"R {measured.r_mv:.2f} mV, P {measured.p_mv:.2f} mV, T {measured.t_mv:.2f} mV")
