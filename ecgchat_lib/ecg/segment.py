@@ -19,10 +19,10 @@ import numpy as np
 from ecgchat_lib.ecg.filters import bandpass, fill_missing, remove_spikes, resample
 from ecgchat_lib.errors import MissingPartError, ParameterError
 from ecgchat_lib.paths import data_folder
+from ecgchat_lib.threads import one_blas_thread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from threadpoolctl import ThreadpoolController
 
 SEGMENT_FS = 250.0  # Hz, of what the network sees
 SEGMENT_BAND = (0.5, 40.0)  # Hz
@@ -61,17 +61,10 @@ class SegmentingNetwork:
         for start in range(0, time, PIECE):  # a long recording piece by piece, each with what stands around it
             first, last = max(start - MARGIN, 0), min(start + PIECE + MARGIN, padded.shape[-1])
             piece = padded[:, :, first:last]
-            with _blas().limit(limits=1, user_api="blas"):  # products so small that threads only wait for each other
+            with one_blas_thread():
                 found = np.mean([_softmax(_forward(member, piece)) for member in self.members], axis=0)
             result[:, :, start : start + PIECE] = found[:, :, start - first : start - first + PIECE]
         return result[:, :, :time]
-
-
-@lru_cache(maxsize=1)
-def _blas() -> ThreadpoolController:
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController()
 
 
 def segment_signal(signal: NDArray[np.floating], fs: float) -> NDArray[np.float32]:

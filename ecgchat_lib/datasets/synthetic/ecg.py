@@ -36,6 +36,7 @@ from ecgchat_lib.datasets.synthetic.waves import TWELVE, Part, draw_part, make_p
 from ecgchat_lib.ecg.leads import LEADS
 from ecgchat_lib.ecg.marks import WaveMarks
 from ecgchat_lib.errors import ParameterError
+from ecgchat_lib.threads import one_blas_thread
 
 VERSION = 2  # of the generator: another number means that the same seed gives another ECG
 
@@ -195,8 +196,13 @@ def synthesize(
         ParameterError: an argument is out of range, or the finding is unknown.
     """
     check_arguments(seed, finding, fs, seconds)
+    with one_blas_thread():
+        return _make(seed, finding, fs, seconds, seed if patient_seed is None else patient_seed)
+
+
+def _make(seed: int, finding: str | None, fs: float, seconds: float, patient_seed: int) -> SyntheticEcg:
     draw = np.random.default_rng([seed, 1])
-    body = np.random.default_rng([seed if patient_seed is None else patient_seed, 2])
+    body = np.random.default_rng([patient_seed, 2])
     if finding is None:
         finding = str(draw.choice(list(FINDINGS), p=np.array(list(FINDINGS.values())) / sum(FINDINGS.values())))
     rhythm, pattern = _rhythm_of(finding, draw)
