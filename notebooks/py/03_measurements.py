@@ -648,8 +648,8 @@ print("known:   ", widths.round().astype(int).tolist())
 print(f"reported: {got.measurements.qrs_ms:.0f} ms, rhythm {'even' if got.measurements.regular else 'uneven'}")
 
 # %% [markdown]
-# Where neither kind is clearly more common, the narrower one is taken: it came the normal way. Still it is a duration of
-# half the beats. The rhythm is called uneven, and that is the hint to look at the paper.
+# Where neither kind is clearly more common, the narrower one is taken: it came the normal way. Still it is a duration
+# of half the beats. The rhythm is called uneven, and that is the hint to look at the paper.
 #
 # ## Exercises
 #
