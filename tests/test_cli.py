@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wfdb
+from command import run_command as run
 
 from ecgchat_lib import cli
 from ecgchat_lib.ecg.leads import LEADS
@@ -18,21 +19,6 @@ from ecgchat_lib.paths import data_folder
 REAL = sorted((data_folder() / "real_sample").glob("*.hea"))
 FIELDS = ["record", "fs", "heart_rate_bpm", "rr_ms", "pr_ms", "qrs_ms", "qt_ms", "qtc_ms", "axis_deg"]
 MORE = ["qrs_global_ms", "qtc_fridericia_ms", "st_mv", "transition", "regular", "reasons", "wde", "quality", "notes"]
-
-
-def run(capsys, *arguments):
-    """Run the command in this process; return exit code, lines of standard output, lines of standard error."""
-    old = sys.argv
-    sys.argv = ["ecgchat", *map(str, arguments)]
-    try:
-        cli.main()
-        code = 0
-    except SystemExit as stop:
-        code = stop.code or 0
-    finally:
-        sys.argv = old
-    captured = capsys.readouterr()
-    return code, captured.out.splitlines(), captured.err.splitlines()
 
 
 COMMANDS = [

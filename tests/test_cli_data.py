@@ -9,8 +9,8 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from command import run_command
 
-from ecgchat_lib import cli
 from ecgchat_lib.datasets.manifest_file import read_manifest
 from ecgchat_lib.datasets.packed import PackedStore
 from ecgchat_lib.datasets.sources import source_names
@@ -21,18 +21,7 @@ SAMPLE = data_folder() / "real_sample"
 
 
 def run(capsys, *arguments):
-    """Run the command in this process; return exit code, lines of standard output, lines of standard error."""
-    old = sys.argv
-    sys.argv = ["ecgchat", "data", *map(str, arguments)]
-    try:
-        cli.main()
-        code = 0
-    except SystemExit as stop:
-        code = stop.code or 0
-    finally:
-        sys.argv = old
-    captured = capsys.readouterr()
-    return code, captured.out.splitlines(), captured.err.splitlines()
+    return run_command(capsys, "data", *arguments)
 
 
 class Quiet(SimpleHTTPRequestHandler):

@@ -23,6 +23,7 @@ from ecgchat_lib.datasets.manifest import (
 )
 from ecgchat_lib.datasets.ptbxl import load_ptbxl, parse_scp_codes, split_of_fold
 from ecgchat_lib.datasets.signals import load_recording, load_signals
+from ecgchat_lib.datasets.sources import source_names
 from ecgchat_lib.datasets.synthetic import write_synthetic
 from ecgchat_lib.errors import EcgChatError, MissingPartError, RecordError
 
@@ -251,9 +252,15 @@ def test_cards_state_size_license_and_source():
     sizes = cards.set_index("name")["records"]
     assert (sizes["PTB-XL"], sizes["CPSC2018"], sizes["SPH"]) == (21799, 6877, 25770)
     assert cards["records"].iloc[0] == 800035  # the largest first
-    assert set(cards["loader"]) == {*LOADERS, "load_real_sample"}
+    assert set(cards["loader"]) == {*LOADERS, "load_real_sample", "read_ludb"}
     assert all(isinstance(traps, list) and traps for traps in cards["traps"])
     assert set(cards["access"].str.split().str[0]) == {"open", "made", "shipped"}
+
+
+def test_every_dataset_that_can_be_fetched_has_a_card():
+    linked = {"mimic_iv"}  # credentialed: explained, and not used
+    for name in set(source_names()) - linked:
+        assert card_text(name).startswith("name ")
 
 
 def test_a_card_as_people_read_it():

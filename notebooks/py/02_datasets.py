@@ -13,8 +13,8 @@ run = start("02", globals())
 # ## 1. What there is
 #
 # ECG-Chat was trained on three public datasets and evaluated on two more. Their sizes, licenses and sources stand in
-# the data cards of this project, one file per dataset, where each also lists its traps. None of the five is downloaded
-# here.
+# the data cards of this project, one file per dataset, where each also lists its traps. LUDB is this course's own
+# addition: its marks taught the network of notebook 03. None of them is downloaded here.
 
 # %%
 from ecgchat_lib.datasets.cards import read_cards
