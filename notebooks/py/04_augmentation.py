@@ -59,7 +59,7 @@ print(matrix[[0, 1, 3, 6], :5])
 # Now all of the library's augmentations on one ECG. Each takes a batch, draws from one generator, and leaves the input
 # alone.
 #
-# **Predict:** which of the eight panels would make you write another report?
+# **Predict:** which of the panels would make you write another report?
 
 # %%
 import numpy as np
@@ -82,6 +82,8 @@ after = {
     "masked leads": augment.mask_leads(batch, run.generator(), **always),
     "scale": augment.scale(batch, run.generator(), **always),
     "shift": augment.shift(batch, FS, run.generator(), **always),
+    "warp": augment.warp(batch, run.generator(), **always),
+    "resample, as if at 100 Hz": augment.resample(batch, FS, run.generator(), **always, rates=(100,)),
     "all together": augment.Augment(FS)(batch, run.generator()),
 }
 run.show(f04.gallery, batch[:, 1].numpy(), {name: ecg[:, 1].numpy() for name, ecg in after.items()}, FS)
@@ -182,20 +184,79 @@ print("CutMix on a batch of one changes something:", bool((mixed != batch[:1]).a
 
 # %% [markdown]
 # Doing nothing is the lucky case. **Predict:** what happens to the pair of ECG and report when CutMix works as
-# designed?
+# designed? Take two real recordings, and give the first one four seconds of the second:
 
 # %%
-pair = torch.stack([batch[names.index("NORM")], batch[names.index("AFIB")]])
-reports = tuple(ecgs[names.index(name)].report for name in ("NORM", "AFIB"))
-mixed = pair[0].clone()
-mixed[:, 1500:3500] = pair[1][:, 1500:3500]
-run.show(f04.splice, mixed[1].numpy(), (1500, 3500), reports, FS)
+from ecgchat_lib.datasets.cpsc2018 import load_real_sample
+from ecgchat_lib.datasets.labels import STATEMENTS
+from ecgchat_lib.ecg.recording import read_recording
+
+sample = load_real_sample()
+said = [" and ".join(STATEMENTS[code].description for code, _ in given) for given in sample.statements]
+real = torch.stack([torch.from_numpy(read_recording(path).signal[:, : 10 * FS]) for path in sample.path])
+records = list(sample.record)
+sinus, fibrillating = records.index("A0002"), records.index("A0003")
+mixed = real[sinus].clone()
+mixed[:, 1500:3500] = real[fibrillating, :, 1500:3500]
+run.show(f04.splice, mixed[1].numpy(), (1500, 3500), (said[sinus], said[fibrillating]), FS)
 
 # %% [markdown]
-# Four seconds of another patient's atrial fibrillation stand under a report of sinus rhythm. For classes one can mix
-# the labels in the same proportion; a sentence can't be mixed. In contrastive training it is worse: the spliced ECG is
-# pushed away from the report that describes its middle. So the library has no CutMix, and a test shows that what
-# happens to one record never depends on the others of the batch:
+# And in numbers, measured as in notebook 03. `n/a` is what can't be measured: atrial fibrillation has no PR interval.
+
+# %%
+from ecgchat_lib.ecg.leads import LEADS
+from ecgchat_lib.ecg.measure import measure
+from ecgchat_lib.ecg.recording import Patient, Recording
+
+NAMES = ("rr_ms", "pr_ms", "qrs_ms", "qt_ms", "qtc_ms", "r_mv")
+
+
+def measured(ecg):
+    """Measurements of one (12, time) tensor at FS."""
+    return measure(Recording("candidate", ecg.numpy(), FS, LEADS, Patient(), (), None, ()))
+
+
+for name, ecg in (("A0002", real[sinus]), ("A0003", real[fibrillating]), ("mixed", mixed)):
+    found = measured(ecg)
+    pr = "n/a" if math.isnan(found.pr_ms) else f"{found.pr_ms:.0f}"
+    print(f"{name:6} RR {found.rr_ms:4.0f} ms, spread {found.rr_sd_ms:3.0f} ms, PR {pr:>4} ms, even: {found.regular}")
+
+# %% [markdown]
+# The mixed recording has the rhythm of neither patient, and its report still says sinus rhythm. For classes one can mix
+# the labels in the same proportion; a sentence can't be mixed, and the mean of two RR intervals is nobody's. In
+# contrastive training it is worse: the spliced ECG is pushed away from the report that describes its middle.
+#
+# ### Exercise 04.3 · Count the wrong pairs (★☆☆, 5 min)
+#
+# `order[k]` says from which record the window in ECG `k` was pasted. Write `wrong_pairs(order, reports)`: the share of
+# the ECGs whose window comes from a record with *another* report.
+#
+# <details><summary>Hint</summary>
+#
+# Compare `reports[k]` with `reports[int(order[k])]`; a window from the record itself, or from one with the same report,
+# tells no lie.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def wrong_pairs(order, reports):
+    # <solution>
+    return sum(reports[k] != reports[int(source)] for k, source in enumerate(order)) / len(reports)
+    # </solution>
+
+
+# %%
+check("04.3", wrong_pairs)
+
+# %%
+_, order = cutmix(real, 1500, 3500, run.generator())
+if (share := wrong_pairs(order, said)) is not None:
+    print(f"CutMix on the {len(real)} real recordings: {share:.0%} of the ECGs have a part that their report denies")
+
+# %% [markdown]
+# So the library has no CutMix, and a test shows that what happens to one record never depends on the others of the
+# batch:
 
 # %%
 whole = augment.Augment(FS)(batch[:4], run.generator())
@@ -236,25 +297,120 @@ def mask(ecg, start, length, chosen):
 check("04.2", mask)
 
 # %% [markdown]
-# ## 3. Which changes lie?
+# ## 3. Time and rate
+#
+# No heart keeps time exactly: RR changes by some percent with each breath. `warp` imitates that. It reads the recording
+# a little faster here and slower there; the place that is read runs ahead and falls behind by three half waves, and
+# comes back to the end. By hand, with one half wave over T samples and a largest change of speed of 3 %: the place is
+# ahead by d(n) = 0.03 T / π · sin(π n / T), whose slope is largest at the ends and there just 0.03.
+
+# %%
+T = 10 * FS
+ahead = 0.03 * T / math.pi
+print(f"at most {ahead:.0f} samples ahead, {1000 * ahead / FS:.0f} ms, in the middle of {T / FS:.0f} s")
+print(
+    f"an RR interval of 800 ms changes by at most {0.03 * 800:.0f} ms, a QT interval of 400 ms by {0.03 * 400:.0f} ms"
+)
+
+# %% [markdown]
+# A recording whose samples are their own numbers shows where each sample was read. **Predict:** will the median RR
+# interval change by 3 %?
+
+# %%
+places = augment.warp(torch.arange(float(T)).repeat(6, 12, 1), run.generator(), **always)[:, 0]
+speeds = places.unfold(1, 101, 1)[:, :, [0, -1]].diff(dim=2)[:, :, 0] / 100  # over 0.2 s
+speeds = torch.nn.functional.pad(speeds[:, None], (50, 50), mode="replicate")[:, 0]
+bold = int((places - torch.arange(T)).abs().amax(dim=1).argmax())  # the one that strays most
+speeds = torch.cat([speeds[[bold]], speeds])
+warped = augment.warp(real[[sinus] * 6], run.generator(), **always)[bold]  # the same draws
+run.show(f04.warps, speeds.numpy(), real[sinus, 1].numpy(), warped[1].numpy(), FS, augment.MOST_WARP)
+
+# %% [markdown]
+# A change of the *whole* tempo is another matter. `stretch` plays a record slower or faster by up to 3 %, and each
+# interval changes by exactly that factor. A text that says *RR: 832* is then wrong. So it returns the factors, and is
+# off in `Augment` unless asked for. Bazett's QTc is QT / √RR: with all times × f, it is multiplied by f / √f = √f.
+#
+# `resample` makes a recording look as if a recorder with fewer samples per second had made it: what is faster than half
+# its rate is lost, for good. Measure six ECGs before and after each of the three:
+
+# %%
+six = torch.from_numpy(np.stack([synthesize(SEED + k, finding="NORM").signal for k in range(6)]))
+stretched, factors = augment.stretch(six, run.generator(), **always)
+timed = {
+    "stretch": stretched,
+    "warp": augment.warp(six, run.generator(), **always),
+    "resample, 100 Hz": augment.resample(six, FS, run.generator(), **always, rates=(100,)),
+}
+
+
+def table(ecgs):
+    """(ecg, measurement)."""
+    return np.array([[getattr(measured(ecg), name) for name in NAMES] for ecg in ecgs])
+
+
+before = table(six)
+ratios = {name: table(ecgs) / before for name, ecgs in timed.items()}
+for name, ratio in ratios.items():
+    largest = np.nanmax(np.abs(ratio - 1), axis=0)
+    print(f"{name:17} largest change:", "  ".join(f"{n[:-3]} {v:.1%}" for n, v in zip(NAMES, largest, strict=True)))
+labels = ("RR", "PR", "QRS", "QT", "QTc", "R wave")
+run.show(f04.moved, ratios, labels, {"stretch": factors.of(NAMES).numpy()})
+
+# %% [markdown]
+# The rings are what `factors.of` predicts. Stretched numbers lie in them, apart from what measuring itself is unsure
+# of. The warp hardly moves a median: some beats come early, others late. A lower rate leaves the intervals and takes a
+# little from the steep R wave.
+#
+# ### Exercise 04.4 · Restate the numbers (★★☆, 10 min)
+#
+# Write `restate(numbers, factor)`: `numbers` (batch, 5) holds RR, PR, QRS, QT and Bazett's QTc in ms, NaN where
+# unknown; return what they are after each record was stretched by its `factor` (batch,). Leave the input alone.
+#
+# <details><summary>Hint 1</summary>
+#
+# `factor[:, None]` has the shape (batch, 1): one factor for a row.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# A factor to the power of 1 for the first four columns, of 1/2 for the last: `factor[:, None] ** powers`.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def restate(numbers, factor):
+    # <solution>
+    powers = torch.tensor([1.0, 1.0, 1.0, 1.0, 0.5])
+    return numbers * factor[:, None] ** powers
+    # </solution>
+
+
+# %%
+check("04.4", restate)
+
+# %%
+times = NAMES[:5]
+told = torch.from_numpy(before[:, :5]) * factors.of(times)
+if (mine := restate(torch.from_numpy(before[:, :5]), factors.time)) is not None:
+    print("equal to the library's:", bool(torch.allclose(mine, told, equal_nan=True, rtol=1e-5)))
+
+# %% [markdown]
+# ## 4. Which changes lie?
 #
 # Measure before and after. The rate comes from the measurements of notebook 01, the voltage from the rule of Sokolow
 # and Lyon (the S wave in V1 plus the R wave in V5; 3.5 mV or more counts as a sign of left ventricular hypertrophy).
 # Four candidates that one meets in augmentation libraries stand beside the library's own.
 
+
 # %%
-from ecgchat_lib.ecg.leads import LEADS
-from ecgchat_lib.ecg.measure import measure
-from ecgchat_lib.ecg.recording import Patient, Recording
-
-
 def rate_and_voltage(ecg):
     """Heart rate in beats per minute and Sokolow-Lyon voltage in mV of one (12, time) tensor."""
     signal = ecg.numpy()
-    recording = Recording("candidate", signal, FS, LEADS, Patient(), (), None, ())
     centered = signal - np.median(signal, axis=1, keepdims=True)
     deep, high = np.quantile(-centered[6], 0.999), np.quantile(centered[10], 0.999)
-    return measure(recording).heart_rate_bpm, float(deep + high)
+    return measured(ecg).heart_rate_bpm, float(deep + high)
 
 
 normals = [torch.from_numpy(synthesize(SEED + k, finding="NORM").signal) for k in range(5)]
@@ -270,6 +426,8 @@ candidates = {
     "muscle noise": augment.muscle_noise(one, FS, run.generator(), **always),
     "scale by at most 10 %": augment.scale(one, run.generator(), **always),
     "shift": augment.shift(one, FS, run.generator(), **always),
+    "warp by at most 3 %": augment.warp(one, run.generator(), **always),
+    "as if at 100 Hz": augment.resample(one, FS, run.generator(), **always, rates=(100,)),
     "scale by 2": one * 2.0,
     "stretch time by 1.5": torch.nn.functional.interpolate(one, scale_factor=1.5, mode="linear")[:, :, :5000],
     "flip the sign": -one,
@@ -296,11 +454,11 @@ print(f"{len(ectopic)} ventricular beats in {total:g} s; four windows cover {win
 print(f"chance that one given beat is touched: about {4 * (0.13 + 0.16) / total:.0%}, all {len(ectopic)}: far less")
 
 # %% [markdown]
-# ## 4. All together
+# ## 5. All together
 #
-# `Augment` holds the shares and applies everything in the order in which it would happen: the heart, the recording,
-# the loss of signal. All draws come from one generator, so a run can be repeated, and the draws are made on the
-# generator's device, so that a GPU sees the same ones.
+# `Augment` holds the shares and applies everything in the order in which it would happen: the heart, the recording, the
+# recorder, the loss of signal. All draws come from one generator, so a run can be repeated, and the draws are made on
+# the generator's device, so that a GPU sees the same ones.
 
 # %%
 disturb = augment.Augment(fs=FS, mask_leads=0.2)
@@ -310,14 +468,52 @@ print("shape and type stay:", first.shape == batch.shape and first.dtype == batc
 print(f"records changed: {int((first != batch).flatten(1).any(dim=1).sum())} of {len(batch)}")
 
 # %% [markdown]
+# A text with measured numbers goes through `with_factors`, which tells what happened to times and heights. At 100 Hz,
+# where the encoder of this course works, hum and lower rates leave the batch alone: 60 Hz can't be told there.
+
+# %%
+slow, factors = augment.Augment(fs=100, stretch=0.5).with_factors(batch[:, :, ::5], run.generator())
+print("100 Hz:", tuple(slow.shape), "factors of RR and R:", tuple(factors.of(("rr_ms", "r_mv")).shape))
+
+# %% [markdown]
+# An augmentation runs once per record and epoch, so it must not be what training waits for. This is a recorded result
+# (`benchmarks/augment.py`, on one core of a machine that others used as well): batches of the course beside
+# torch_ecg's augmenters, and beside the same steps written for one record at a time. Few records at a time go through
+# all steps, so that their samples stay near the processor; noise is drawn for the chosen records only.
+
+# %%
+import json
+
+from ecgchat_lib.paths import data_folder
+
+recorded = json.loads((data_folder() / "results" / "augment.json").read_text(encoding="utf-8"))
+cpu = {
+    case: {name: found["by_cpu_seconds"]["records_per_second"]["median"] for name, found in methods.items()}
+    for case, methods in recorded["cases"].items()
+}
+order = sorted(cpu, key=lambda case: ("together" in case or "all" in case, -cpu[case]["this course"]))
+run.show(f04.speed, {case: cpu[case] for case in order})
+
+# %%
+print("torch_ecg", recorded["torch_ecg"])
+for case in ("baseline_wander", "mask_time", "three together", "all, default shares"):
+    for name, found in recorded["cases"][case].items():
+        faster = found["by_cpu_seconds"].get("course_is_times_as_fast")
+        if faster:
+            low, middle, high = (faster[key] for key in ("lower_quartile", "median", "upper_quartile"))
+            print(f"{case:20} {middle:5.1f} times {name:26} (quartiles {low:.1f} to {high:.1f})")
+
+# %% [markdown]
 # ## Recap
 #
 # - Disturbances are drawn at nine electrodes and projected, so Einthoven's law holds in what the model sees.
 # - Each record of a batch is drawn on its own; a rounded count fires on about 2 % instead of 30 % at batch size one.
 # - CutMix is the identity on a batch of one, and on a larger one puts two patients under one report.
+# - A warp moves single beats and hardly a median; a stretch multiplies every interval, and the text must follow.
 # - Before adding an augmentation, ask which sentence of the report could become false.
 #
-# **What to copy**: `ecgchat_lib/augment.py`; it needs torch alone, and one error class.
+# **What to copy**: `ecgchat_lib/augment.py`; it needs torch alone, and one error class. `Augment(fs)(ecg, generator)`
+# for reports of words, `with_factors` for reports with numbers.
 #
 # **Common errors**
 #
@@ -331,6 +527,8 @@ print(f"records changed: {int((first != batch).flatten(1).any(dim=1).sum())} of 
 # - Zhao Y, et al. ECG-Chat. arXiv 2408.08849 (2024). Its augmentations follow torch_ecg.
 # - Moody G, Muldrow W, Mark R. A noise stress test for arrhythmia detectors. Computers in Cardiology 11 (1984) 381.
 # - Yun S, et al. CutMix. ICCV (2019). [doi:10.1109/ICCV.2019.00612](https://doi.org/10.1109/ICCV.2019.00612).
+# - Keys R. Cubic convolution interpolation for digital image processing. IEEE Trans ASSP 29 (1981) 1153.
+#   [doi:10.1109/TASSP.1981.1163711](https://doi.org/10.1109/TASSP.1981.1163711). How `warp` reads between samples.
 # - Sokolow M, Lyon T. The ventricular complex in left ventricular hypertrophy. Am Heart J 37 (1949) 161.
 #   [doi:10.1016/0002-8703(49)90562-1](https://doi.org/10.1016/0002-8703(49)90562-1).
 

@@ -1,4 +1,4 @@
-"""Exercises of notebook 04: wander at the electrodes, and a mask on a batch."""
+"""Exercises of notebook 04: wander at the electrodes, a mask, CutMix's wrong pairs, and numbers in another time."""
 
 from __future__ import annotations
 
@@ -133,6 +133,117 @@ def _mask_first_start(ecg: Any, start: Any, length: int, chosen: Any) -> Any:
     return mask(ecg, start[:1].expand(len(start)), length, chosen)
 
 
+# --- 04.3 --------------------------------------------------------------------------------------------------------
+
+
+def wrong_pairs(order: Any, reports: Any) -> float:
+    """Reference of 04.3: share of the ECGs whose pasted window comes from a record with another report."""
+    return sum(reports[k] != reports[int(source)] for k, source in enumerate(order)) / len(reports)
+
+
+def _verify_pairs(answer: Callable[..., Any], rng: Any) -> None:
+    import torch
+
+    for _ in range(8):
+        n = int(rng.integers(6, 12))
+        reports = [
+            ("sinus rhythm", "atrial fibrillation", "left bundle branch block")[k] for k in rng.integers(0, 3, n)
+        ]
+        order = torch.as_tensor(rng.permutation(n))
+        moved = sum(k != int(source) for k, source in enumerate(order))
+        expected = wrong_pairs(order, reports)
+        if not 0 < expected * n < moved:  # both kinds of window must be there
+            continue
+        found = float(_given(answer(order, reports)))
+        if abs(found - expected) < 1e-6:
+            continue
+        if abs(found - expected * n) < 1e-6:
+            raise Misconception("That is their number. Divide by the number of records: a share is 0 to 1.")
+        if abs(found - moved / n) < 1e-6:
+            raise Misconception(
+                "You counted every window from another record. One from a record with the same report tells no lie."
+            )
+        if abs(found - (1 - expected)) < 1e-6:
+            raise Misconception("That is the share of the pairs that stay true; the wrong ones are asked for.")
+        raise Misconception(
+            f"Expected {expected:.4f} for order {order.tolist()}, found {found:.4f}: "
+            "the window of record k comes from record order[k]."
+        )
+
+
+def _pairs_moved(order: Any, reports: Any) -> float:
+    return sum(k != int(source) for k, source in enumerate(order)) / len(reports)
+
+
+def _pairs_counted(order: Any, reports: Any) -> float:
+    return wrong_pairs(order, reports) * len(reports)
+
+
+def _pairs_right(order: Any, reports: Any) -> float:
+    return 1 - wrong_pairs(order, reports)
+
+
+# --- 04.4 --------------------------------------------------------------------------------------------------------
+
+
+def restate(numbers: Any, factor: Any) -> Any:
+    """Reference of 04.4: RR, PR, QRS, QT times the factor, Bazett's QTc times its root."""
+    import torch
+
+    powers = torch.tensor([1.0, 1.0, 1.0, 1.0, 0.5])
+    return numbers * factor[:, None] ** powers
+
+
+def _verify_restate(answer: Callable[..., Any], rng: Any) -> None:
+    import torch
+
+    for _ in range(6):
+        batch = int(rng.integers(2, 8))
+        rr, qt = rng.uniform(500, 1200, batch), rng.uniform(320, 440, batch)
+        columns = [rr, rng.uniform(120, 200, batch), rng.uniform(80, 130, batch), qt, qt / (rr / 1000) ** 0.5]
+        numbers = torch.stack([torch.as_tensor(column) for column in columns], dim=1).float()
+        numbers[0, 1] = math.nan  # no P wave
+        factor = torch.as_tensor(rng.choice([-1, 1], batch) * rng.uniform(0.02, 0.1, batch) + 1).float()
+        before = numbers.clone()
+        found = _given(answer(numbers, factor))
+        _unchanged(before.nan_to_num(-1), numbers.nan_to_num(-1))
+        expected = restate(numbers, factor)
+        if tuple(found.shape) != tuple(expected.shape):
+            raise Misconception(
+                f"Expected shape {tuple(expected.shape)}, found {tuple(found.shape)}: one factor for each row."
+            )
+        if not bool(found[0, 1].isnan()):
+            raise Misconception("An unknown PR interval became a number. NaN times a factor is NaN: leave it so.")
+        if torch.allclose(found[:, 0], numbers[:, 0] / factor, rtol=1e-4):
+            raise Misconception("A factor above 1 plays slower: intervals get longer, and the rate is what is divided.")
+        if torch.allclose(found[:, 4], numbers[:, 4] * factor, rtol=1e-4):
+            raise Misconception(
+                "QTc was multiplied by the factor. It is QT / sqrt(RR): the divisor grows too, by the factor's root."
+            )
+        if torch.allclose(found[:, 4], numbers[:, 4], rtol=1e-4):
+            raise Misconception("QTc stayed. It is QT / sqrt(RR), and only a part of the factor cancels.")
+        known = ~expected.isnan()
+        expect_equal(found[known], expected[known], "the restated numbers", tolerance=0.1)
+
+
+def _restate_plain(numbers: Any, factor: Any) -> Any:
+    return numbers * factor[:, None]
+
+
+def _restate_inverse(numbers: Any, factor: Any) -> Any:
+    return restate(numbers, 1 / factor)
+
+
+def _restate_corrected(numbers: Any, factor: Any) -> Any:
+    changed = numbers * factor[:, None]
+    changed[:, 4] = numbers[:, 4]
+    return changed
+
+
+def _restate_filled(numbers: Any, factor: Any) -> Any:
+    return restate(numbers.nan_to_num(0.0), factor)
+
+
 EXERCISES = (
     Exercise(
         id="04.1",
@@ -158,6 +269,33 @@ EXERCISES = (
             ("masks every record", _mask_all),
             ("ends one sample late", _mask_inclusive),
             ("takes the first start for all", _mask_first_start),
+        ),
+    ),
+    Exercise(
+        id="04.3",
+        title="Count the wrong pairs",
+        difficulty=1,
+        minutes=5,
+        verify=_verify_pairs,
+        reference=wrong_pairs,
+        wrong=(
+            ("counts windows from any other record", _pairs_moved),
+            ("returns a number instead of a share", _pairs_counted),
+            ("counts the true pairs", _pairs_right),
+        ),
+    ),
+    Exercise(
+        id="04.4",
+        title="Restate the numbers",
+        difficulty=2,
+        minutes=10,
+        verify=_verify_restate,
+        reference=restate,
+        wrong=(
+            ("multiplies QTc as well", _restate_plain),
+            ("divides", _restate_inverse),
+            ("leaves QTc", _restate_corrected),
+            ("makes unknown values zero", _restate_filled),
         ),
     ),
 )
