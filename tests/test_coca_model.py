@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import open_clip
@@ -21,11 +22,14 @@ from ecgchat_lib.coca.config import (
     EcgCocaConfig,
     EcgEncoderConfig,
 )
-from ecgchat_lib.coca.encoder import EcgEncoder
+from ecgchat_lib.coca.encoder import EcgEncoder, standardize_leads
 from ecgchat_lib.coca.losses import caption_loss, coca_loss, contrastive_loss, shared_targets
 from ecgchat_lib.coca.model import EcgCoca, count_parameters
+from ecgchat_lib.coca.objective import Objective
+from ecgchat_lib.coca.pairs import Batch, StatementBatch
 from ecgchat_lib.coca.preprocess import front_end
-from ecgchat_lib.coca.text import SPECIAL, CaptionTokenizer
+from ecgchat_lib.coca.step import batch_losses
+from ecgchat_lib.coca.text import SPECIAL, CaptionTokenizer, TextBatch
 from ecgchat_lib.errors import ParameterError
 
 TINY = EcgCocaConfig(
@@ -35,11 +39,19 @@ TINY = EcgCocaConfig(
     decoder=CaptionDecoderConfig(vocabulary=40, context=12, layers=2, heads=3),
     text_width=10,
 )
+# With all that ours adds: the scale kept beside the signal, a network on the text's states, and one for numbers.
+FULL = replace(TINY, encoder=replace(TINY.encoder, z_score=False, keep_scale=True), token_hidden=8, number_hidden=8)
 
 
 def tiny_model(seed: int = 0, config: EcgCocaConfig = TINY) -> EcgCoca:
     torch.manual_seed(seed)
     return EcgCoca(config, [*SPECIAL, *(f"w{k}" for k in range(config.decoder.vocabulary - 4))])
+
+
+def some_texts(batch: int, seed: int = 0) -> TextBatch:
+    generator = torch.Generator().manual_seed(seed)
+    numbers = torch.tensor([[800.0, 160, 90, 380, 420, 0.1, 1.0, 0.3]]) * (1 + 0.1 * torch.rand(batch, 1))
+    return TextBatch(torch.randn(batch, 5, 10, generator=generator), torch.ones(batch, 5), numbers)
 
 
 def unit(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -63,7 +75,8 @@ def test_mini_has_101_tokens_and_an_embedding():
 def test_patch_dropout_only_in_training():
     encoder = EcgEncoder(MINI.encoder)
     ecg = torch.randn(2, 12, 1000)
-    assert encoder.train()(ecg).tokens.shape[1] == 51
+    kept = round(100 * (1 - MINI.encoder.patch_dropout))
+    assert encoder.train()(ecg).tokens.shape[1] == 1 + kept
     assert encoder.eval()(ecg).tokens.shape[1] == 101
 
 
@@ -169,24 +182,60 @@ def test_a_perfect_match_of_shared_reports_costs_only_their_entropy():
     assert loss.item() == pytest.approx(math.log(2), abs=1e-4)
 
 
-def test_gradients_reach_every_trained_part():
-    model = tiny_model(config=TINY).train()
-    pieces = torch.randint(4, 40, (4, 13))
-    out = model(torch.randn(4, 12, 80), torch.randn(4, 10), pieces)
-    coca_loss(contrastive_loss(out.ecg, out.text, out.scale), caption_loss(out.logits, out.labels)).total.backward()
+@pytest.mark.parametrize("config", [TINY, FULL], ids=["linear text map", "with tokens and numbers"])
+def test_gradients_reach_every_trained_part(config):
+    model = tiny_model(config=config).train()
+    statements = StatementBatch(some_texts(3, seed=1), torch.eye(4)[:, :3], torch.zeros(3))
+    batch = Batch(torch.randn(4, 12, 80), some_texts(4), torch.randint(4, 40, (4, 13)), list("abcd"), statements)
+    objective = Objective(numbers=float(config.number_hidden > 0), statements=1.0)
+    batch_losses(model, batch, objective)["loss"].backward()
     without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert without == []
 
 
 def test_each_loss_reaches_its_own_side():
-    """The caption loss alone moves no text projection; the contrastive loss alone moves no decoder."""
-    model = tiny_model().train()
-    out = model(torch.randn(4, 12, 80), torch.randn(4, 10), torch.randint(4, 40, (4, 13)))
+    """The caption loss alone moves no text tower; the contrastive loss alone moves no decoder."""
+    model = tiny_model(config=FULL).train()
+    out = model(torch.randn(4, 12, 80), some_texts(4), torch.randint(4, 40, (4, 13)))
     caption_loss(out.logits, out.labels).backward(retain_graph=True)
-    assert model.text_projection.weight.grad is None
+    assert all(p.grad is None for p in model.text_tower.parameters())
     model.zero_grad(set_to_none=True)
     contrastive_loss(out.ecg, out.text, out.scale).backward()
     assert all(p.grad is None or not p.grad.any() for p in model.decoder.parameters())
+
+
+def test_padding_and_absent_words_add_nothing_to_a_text():
+    model = tiny_model(config=FULL).eval()
+    text = some_texts(2)
+    longer = text._replace(
+        states=torch.cat([text.states, torch.full((2, 3, 10), 9.0)], dim=1),
+        mask=torch.cat([text.mask, torch.zeros(2, 3)], dim=1),
+    )
+    torch.testing.assert_close(model.encode_text(longer), model.encode_text(text))
+    bare = text.without_words()
+    torch.testing.assert_close(model.text_tower(bare), model.text_tower.numbers(text.numbers))
+    assert not torch.allclose(model.encode_text(text.without_numbers()), model.encode_text(text))
+
+
+def test_standardized_leads_and_their_scale_are_the_ecg_again():
+    ecg = torch.randn(3, 12, 50) * torch.rand(3, 12, 1)
+    ecg[1, 4] = 0.7  # flat
+    scaled, scale = standardize_leads(ecg)
+    deviation = scale[:, :12].exp() * 0.2
+    back = scaled * deviation[..., None] + ecg.mean(dim=2, keepdim=True)
+    torch.testing.assert_close(back, ecg, rtol=1e-4, atol=1e-5)
+    assert scale[1, 4] == scale[1, 16] == 0
+    assert not scaled[1, 4].any()
+
+
+def test_only_the_scale_differs_for_a_recording_that_was_scaled_before():
+    """Its tokens but CLS start alike, so raw and processed recordings are read by the same weights."""
+    encoder = EcgEncoder(FULL.encoder).eval()
+    ecg = torch.randn(2, 12, 80)
+    processed = standardize_leads(ecg)[0]
+    raw, scaled = encoder.embed_patches(ecg), encoder.embed_patches(processed)
+    torch.testing.assert_close(raw[:, 1:], scaled[:, 1:], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(raw[:, 0], scaled[:, 0])
 
 
 def test_temperature_is_clamped():
@@ -238,7 +287,7 @@ def test_tokenizer_goes_there_and_back():
 
 
 class TestFrontEnd:
-    config = MINI.encoder
+    config = replace(MINI.encoder, z_score=True)
 
     def test_scales_each_lead(self):
         signals = np.random.default_rng(0).normal(size=(3, 12, 5000)) * np.arange(1, 13)[None, :, None]

@@ -23,7 +23,9 @@ class EcgEncoderConfig:
         fs: samples per second that the encoder reads, Hz.
         seconds: length of the window that the encoder reads, s.
         band: pass band of the front end, Hz, or None for the raw signal.
-        z_score: scale each lead to mean 0 and standard deviation 1 (millivolts are lost).
+        z_score: the front end scales each lead to mean 0 and standard deviation 1 (millivolts are lost).
+        keep_scale: the encoder itself scales each lead so, and tells the CLS token what the deviations were. So a
+            recording in millivolts and one that was scaled before can be read alike, and height still counts.
         patch_samples: samples in one patch; the window must hold a whole number of patches.
         stem_channels: channels of a small convolutional stem in front of the patches; 0 for none, as in the paper.
         width: length of one token.
@@ -38,6 +40,7 @@ class EcgEncoderConfig:
     seconds: float = 10.0
     band: tuple[float, float] | None = (0.5, 40.0)
     z_score: bool = True
+    keep_scale: bool = False
     patch_samples: int = 10
     stem_channels: int = 0
     width: int = 192
@@ -91,11 +94,23 @@ class CaptionDecoderConfig:
 
 @dataclass(frozen=True)
 class EcgCocaConfig:
-    """The whole model: encoder, decoder, and the length of the frozen report encoder's vectors."""
+    """The whole model.
+
+    Attributes:
+        encoder: sizes of the ECG encoder.
+        decoder: sizes of the caption decoder.
+        text_width: length of the frozen report encoder's states; 384 for all-MiniLM-L6-v2.
+        token_hidden: hidden width of a network that reads each state before they are pooled; 0 for a linear map of the
+            pooled states alone, as in the paper.
+        number_hidden: hidden width of the network that reads the measured numbers at a report's end; 0 for none: the
+            numbers are words then.
+    """
 
     encoder: EcgEncoderConfig = EcgEncoderConfig()
     decoder: CaptionDecoderConfig = CaptionDecoderConfig()
-    text_width: int = 384  # all-MiniLM-L6-v2
+    text_width: int = 384
+    token_hidden: int = 0
+    number_hidden: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return the config as plain values for JSON."""
@@ -114,7 +129,7 @@ class EcgCocaConfig:
             return cls(
                 encoder=EcgEncoderConfig(**encoder),
                 decoder=CaptionDecoderConfig(**values["decoder"]),
-                text_width=int(values["text_width"]),
+                **{name: int(value) for name, value in values.items() if name not in ("encoder", "decoder")},
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ParameterError(
@@ -124,8 +139,10 @@ class EcgCocaConfig:
 
 
 MINI = EcgCocaConfig(
-    encoder=EcgEncoderConfig(stem_channels=32, patch_dropout=0.5),
-    decoder=CaptionDecoderConfig(layers=1),
+    encoder=EcgEncoderConfig(z_score=False, keep_scale=True, stem_channels=32, patch_dropout=0.4),
+    decoder=CaptionDecoderConfig(context=48, layers=1),
+    token_hidden=256,
+    number_hidden=256,
 )
 
 PAPER_ENCODER_PARAMETERS = 85_989_888  # counted in the released code's encoder

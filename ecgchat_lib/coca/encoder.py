@@ -45,6 +45,27 @@ def convolutional_stem(channels: int) -> nn.Module:
     )
 
 
+FLAT_MV = 1e-6  # a lead with a smaller standard deviation holds no signal
+USUAL_MV = 0.2  # a usual standard deviation of a lead; log-deviations are counted from it
+
+
+def standardize_leads(ecg: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale each lead to mean 0 and standard deviation 1, and return what that took away.
+
+    Args:
+        ecg: (B, 12, T) mV.
+
+    Returns:
+        The scaled leads (B, 12, T), a flat lead as zeros; and (B, 24): the logarithm of each lead's deviation over a
+        usual one, then whether the lead holds a signal (a flat lead has 0 in both places).
+    """
+    deviation = ecg.std(dim=2, keepdim=True, correction=0)
+    alive = deviation > FLAT_MV
+    scaled = torch.where(alive, (ecg - ecg.mean(dim=2, keepdim=True)) / deviation.clamp_min(FLAT_MV), 0.0)
+    size = torch.where(alive, (deviation / USUAL_MV).clamp_min(FLAT_MV).log(), 0.0)
+    return scaled, torch.cat([size, alive.to(size)], dim=1).squeeze(2)
+
+
 class EcgEncoder(nn.Module):
     """A 1-D vision transformer over the 12 leads. Parameter names are those of the original's ECG tower.
 
@@ -69,6 +90,7 @@ class EcgEncoder(nn.Module):
             stride=config.patch_samples,  # patches do not overlap
             bias=False,  # ln_pre follows
         )
+        self.scale_projection = nn.Linear(2 * LEADS, config.width, bias=False) if config.keep_scale else None
         self.class_embedding = nn.Parameter(scale * torch.randn(config.width))
         self.positional_embedding = nn.Parameter(scale * torch.randn(config.tokens, config.width))
         self.patch_dropout = PatchDropout(config.patch_dropout) if config.patch_dropout else nn.Identity()
@@ -89,8 +111,11 @@ class EcgEncoder(nn.Module):
                 f"the encoder reads (batch, {LEADS}, {self.config.samples}), that is {self.config.seconds:g} s at "
                 f"{self.config.fs:g} Hz, but got {tuple(ecg.shape)}. Pass millivolts through front_end() first."
             )
-        patches = self.conv1(self.stem(ecg)).transpose(1, 2)  # (B, 100, width)
         cls = self.class_embedding.expand(len(ecg), 1, -1)  # (B, 1, width)
+        if self.scale_projection is not None:
+            ecg, scale = standardize_leads(ecg)
+            cls = cls + self.scale_projection(scale)[:, None]
+        patches = self.conv1(self.stem(ecg)).transpose(1, 2)  # (B, 100, width)
         tokens = torch.cat([cls, patches], dim=1) + self.positional_embedding
         return self.ln_pre(self.patch_dropout(tokens))
 

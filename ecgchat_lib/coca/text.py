@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from ecgchat_lib.coca.numbers import numbers_of
 from ecgchat_lib.errors import ParameterError
 from ecgchat_lib.models import resolve
 
@@ -34,24 +35,61 @@ def mean_pool(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return (states * weights).sum(dim=1) / weights.sum(dim=1)
 
 
+class TextBatch(NamedTuple):
+    """B texts as the text tower reads them.
+
+    Attributes:
+        states: (B, L, width), the frozen report encoder's state of each word piece; zeros where there is none.
+        mask: (B, L), 1 where there is a piece. A text without words has no piece at all.
+        numbers: (B, 8), the measured numbers of the text's ending, ms and mV (`numbers.NUMBERS`); NaN where absent.
+    """
+
+    states: torch.Tensor
+    mask: torch.Tensor
+    numbers: torch.Tensor
+
+    def without_numbers(self) -> TextBatch:
+        """Return the words alone."""
+        return self._replace(numbers=torch.full_like(self.numbers, torch.nan))
+
+    def without_words(self) -> TextBatch:
+        """Return the numbers alone."""
+        return self._replace(mask=torch.zeros_like(self.mask))
+
+
+def text_batch(states: Sequence[torch.Tensor], numbers: torch.Tensor) -> TextBatch:
+    """Pad the states (each (L, width)) of several texts to one length, and join their numbers (B, 8)."""
+    longest = max((len(one) for one in states), default=0)
+    width = states[0].shape[1] if states else 0
+    padded = torch.zeros(len(states), longest, width)
+    mask = torch.zeros(len(states), longest)
+    for row, one in enumerate(states):
+        padded[row, : len(one)] = one
+        mask[row, : len(one)] = 1
+    return TextBatch(padded, mask, numbers)
+
+
 class ReportEncoder:
-    """all-MiniLM-L6-v2, frozen: text → 384 numbers of length 1. Loaded at the first text, and each text only once.
+    """all-MiniLM-L6-v2, frozen: text → the states of its pieces. Loaded at the first text, and each text only once.
+
+    The states are kept in half precision; `encoder(texts)` gives their means, scaled to length 1.
 
     Args:
         part: the name of the pretrained part, for `models.resolve`.
         pieces: longest text in word pieces; the rest is cut off.
-        cache: a `.npz` file in which the vectors are kept between runs; None to keep them in memory only.
+        cache: a `.npz` file in which the states are kept between runs; None to keep them in memory only.
     """
 
     width = 384
 
     def __init__(self, part: str = "report-encoder", pieces: int = 96, cache: Path | None = None) -> None:
         self.part, self.pieces, self.cache = part, pieces, cache
-        self._known: dict[str, np.ndarray] = {}
+        self._known: dict[str, torch.Tensor] = {}  # lower-cased text → (L, 384), float16
         if cache is not None and cache.is_file():
             with np.load(cache) as kept:
                 if str(kept["made_by"]) == f"{part} {pieces}":
-                    self._known = dict(zip(kept["texts"].tolist(), kept["vectors"], strict=True))
+                    parts = torch.from_numpy(kept["states"]).split(kept["lengths"].tolist())
+                    self._known = dict(zip(kept["texts"].tolist(), parts, strict=True))
         self._model: torch.nn.Module | None = None
         self._tokenizer: Tokenizer | None = None
 
@@ -74,16 +112,16 @@ class ReportEncoder:
         return self._model, self._tokenizer
 
     @torch.inference_mode()
-    def _encode(self, texts: Sequence[str]) -> np.ndarray:
+    def _encode(self, texts: Sequence[str]) -> list[torch.Tensor]:
         model, tokenizer = self._load()
         batch = tokenizer.encode_batch(list(texts))
         ids = torch.tensor([line.ids for line in batch])
         mask = torch.tensor([line.attention_mask for line in batch])
-        states = model(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, L, 384)
-        return functional.normalize(mean_pool(states, mask), dim=-1).numpy()
+        states = model(input_ids=ids, attention_mask=mask).last_hidden_state.half()  # (B, L, 384)
+        return [row[: int(length)].clone() for row, length in zip(states, mask.sum(dim=1), strict=True)]
 
-    def __call__(self, texts: Sequence[str], *, batch: int = 64) -> torch.Tensor:
-        """Return the vectors (n, 384) of texts, each of length 1. Upper and lower case are the same.
+    def states(self, texts: Sequence[str], *, batch: int = 64) -> list[torch.Tensor]:
+        """Return the state of each word piece of each text: float16 (L, 384). Upper and lower case are the same.
 
         Raises:
             MissingPartError: the encoder's package isn't installed.
@@ -98,9 +136,32 @@ class ReportEncoder:
             self._known.update(zip(part, self._encode(part), strict=True))
         if new and self.cache is not None:
             self._write_cache(self.cache)
-        if not lowered:
-            return torch.zeros(0, self.width)
-        return torch.from_numpy(np.stack([self._known[text] for text in lowered]))
+        return [self._known[text] for text in lowered]
+
+    def forget(self) -> None:
+        """Drop the states that are kept in memory; about 25 kB a text. A file of them stays."""
+        self._known.clear()
+
+    def read(self, texts: Sequence[str]) -> TextBatch:
+        """Return texts as the text tower reads them; a text of numbers alone has no words.
+
+        Raises:
+            MissingPartError, ParameterError: as `states`.
+        """
+        words, numbers = numbers_of(texts)
+        empty = torch.zeros(0, self.width, dtype=torch.float16)
+        bare = [not word.strip() and bool(row.isfinite().any()) for word, row in zip(words, numbers, strict=True)]
+        states = iter(self.states([word for word, none in zip(words, bare, strict=True) if not none]))
+        return text_batch([empty if none else next(states) for none in bare], numbers)
+
+    def __call__(self, texts: Sequence[str]) -> torch.Tensor:
+        """Return the vectors (n, 384) of texts, each the mean of its states, of length 1; numbers are words here.
+
+        Raises:
+            MissingPartError, ParameterError: as `states`.
+        """
+        means = [states.float().mean(dim=0) for states in self.states(texts)]
+        return functional.normalize(torch.stack(means), dim=-1) if means else torch.zeros(0, self.width)
 
     def _write_cache(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +170,8 @@ class ReportEncoder:
             np.savez(
                 file,
                 texts=np.array(list(self._known)),
-                vectors=np.stack(list(self._known.values())),
+                states=torch.cat(list(self._known.values())).numpy(),
+                lengths=np.array([len(states) for states in self._known.values()]),
                 made_by=f"{self.part} {self.pieces}",
             )
         os.replace(temporary, path)
