@@ -19,7 +19,7 @@ run = start("05", globals())
 # Before the encoder stands the *front end*: a fixed recipe that brings every recording to the same form. The paper
 # feeds raw millivolts at 500 Hz and has 800,000 recordings to learn from. The mini model of this course has a few
 # thousand, so its front end takes away what it would otherwise have to learn to ignore: slow drift and hum (a band
-# pass from 0.5 to 40 Hz), the sampling rate (100 Hz) and the size of each lead (a z-score).
+# pass from 0.5 to 40 Hz), and whatever the sampling rate was (it becomes 100 Hz).
 #
 # The recipe is a part of the model. Weights trained behind one front end and used behind another give nonsense without
 # any error, so the library keeps the recipe in the model's config.
@@ -34,7 +34,7 @@ config = MINI.encoder
 recording = read_recording(data_folder() / "real_sample" / RECORD)
 window = recording_windows([recording], config)  # (batch, lead, time)
 print(f"{RECORD}: {recording.signal.shape} at {recording.fs:g} Hz  →  {tuple(window.shape)} at {config.fs:g} Hz")
-print("mean and deviation of lead II:", f"{abs(window[0, 1].mean()):.2f}, {window[0, 1].std():.2f}")
+print("lead II from", f"{window[0, 1].min():.2f} to {window[0, 1].max():.2f} mV")
 
 # %% [markdown]
 # **Predict:** 1,000 samples in patches of 10 samples, and one token more for the whole recording. How many tokens?
@@ -46,8 +46,8 @@ print(config.patches, "patches +", config.tokens - config.patches, "=", config.t
 run.show(f05.patches, window[0].numpy(), RECORD, config, PATCH)
 
 # %% [markdown]
-# A z-score costs something: the millivolts. A high QRS voltage, the sign of a thick heart muscle, cannot be seen any
-# more once each lead is scaled to the same size. The mini pays this price; the paper's encoder doesn't.
+# A patch holds a tenth of a second of *all* leads. That is a wide choice of shape (all twelve views of a QRS complex
+# lie in one or two patches) and a narrow one of time: no patch knows where in the beat it is. Attention will tell it.
 #
 # ## 2. A patch becomes a vector
 #
@@ -81,11 +81,12 @@ print("the convolution gives the same vectors:", conv(ecg).transpose(1, 2)[0].in
 # recordings to find out. `stem_channels=0` leaves it out.
 
 # %%
-from ecgchat_lib.coca.encoder import EcgEncoder
+from ecgchat_lib.coca.encoder import EcgEncoder, standardize_leads
 
 torch.manual_seed(SEED)
 encoder = EcgEncoder(config).eval().requires_grad_(False)
-features = encoder.stem(window)  # (1, 32, 1000)
+scaled, size = standardize_leads(window)  # each lead to deviation 1; more of that below
+features = encoder.stem(scaled)  # (1, 32, 1000)
 by_hand = (
     torch.stack(
         [features[0, :, start : start + config.patch_samples].flatten() for start in range(0, config.samples, 10)]
@@ -96,15 +97,39 @@ torch.testing.assert_close(by_hand, encoder.conv1(features)[0].T, rtol=1e-4, ato
 print("100 patch vectors of width", by_hand.shape[1], "- loop and library agree")
 
 # %% [markdown]
+# ### How high is a lead?
+#
+# A patch of a tall lead has large numbers and drowns the others, so the encoder scales each lead to a standard
+# deviation of 1. That alone would lose something: the millivolts. A high QRS voltage, the sign of a thick heart
+# muscle, could not be seen any more. So the twelve deviations are kept, as logarithms, and told to the encoder apart.
+#
+# **Predict:** lead 2 below is ten times lead 1. What is left of the difference after scaling?
+
+# %%
+pair = torch.tensor([[[0.0, 0.2, 0.0, -0.2], [0.0, 2.0, 0.0, -2.0]]])  # mV, (batch 1, lead 2, time 4)
+deviation = pair.std(dim=2, correction=0)
+for lead, name in ((0, "lead 1"), (1, "lead 2")):
+    shape = [f"{value:.2f}" for value in pair[0, lead] / deviation[0, lead]]
+    told = (deviation[0, lead] / 0.2).log()  # 0.2 mV is a usual deviation
+    print(f"{name}: scaled {', '.join(shape)}; told apart {told:.2f}")
+
+higher, told = standardize_leads(2 * window)
+torch.testing.assert_close(higher, scaled, rtol=1e-4, atol=1e-4)
+print("twice the millivolts: the same patches, and each logarithm larger by", f"{(told - size)[0, :12].mean():.2f}")
+
+# %% [markdown]
+# (0.69 is ln 2.) The encoder reads a recording in millivolts and one that somebody scaled before with the same patches.
+# The paper's encoder has none of this: it reads millivolts as they are, and must learn what a tall lead means.
+#
 # ### The CLS token, and places
 #
 # Two things are added. A learned vector, the *CLS token*, goes in front; it stands for no time at all and will collect
-# what matters about the whole. And each token gets a learned vector for its *place*, because attention, which comes
-# next, doesn't see any order.
+# what matters about the whole; the twelve logarithms are added to it. And each token gets a learned vector for its
+# *place*, because attention, which comes next, doesn't see any order.
 
 # %%
 patches = encoder.conv1(features).transpose(1, 2)  # (1, 100, width)
-cls = encoder.class_embedding.expand(1, 1, -1)  # (1, 1, width)
+cls = (encoder.class_embedding + encoder.scale_projection(size))[:, None]  # (1, 1, width)
 tokens = encoder.ln_pre(torch.cat([cls, patches], dim=1) + encoder.positional_embedding)
 torch.testing.assert_close(tokens, encoder.embed_patches(window))
 print("into the transformer:", tuple(tokens.shape))
@@ -143,11 +168,25 @@ for name, table in {"fit": fit, "share": share, "answer": share @ value}.items()
 # %% [markdown]
 # The first token fits the first key best, so its answer is mostly the first value. The division by $\sqrt{2}$, the
 # root of the width, keeps the fits from growing with the width; without it the softmax of wide tokens would pick a
-# single winner and pass on no gradient.
-#
+# single winner and pass on no gradient:
+
+
+# %%
+def largest_share(width, divide):
+    """Return the largest of 100 shares, the mean over 200 random queries of a given width."""
+    q, k = (torch.randn(n, width, generator=draw) for n in (200, 100))
+    return (q @ k.T / (math.sqrt(width) if divide else 1)).softmax(dim=1).amax(dim=1).mean()
+
+
+draw = run.generator()
+for width in (2, 32, 192):
+    print(f"width {width:3}: divided {largest_share(width, True):.2f}, not divided {largest_share(width, False):.2f}")
+
+
+# %% [markdown]
 # Several *heads* do this side by side on slices of the width, so that one can look at the rhythm while another looks
-# at the shape. A *block* is attention and then a small network on each token, each with a norm before and a shortcut
-# around:
+# at the shape. All that torch's `MultiheadAttention` holds are two matrices and their biases: one that makes queries,
+# keys and values of a token, and one that mixes what the heads found. In ten lines, and equal to torch's:
 
 
 # %%
@@ -160,6 +199,16 @@ def attention(x, layer, heads):
     return layer.out_proj((share @ v).transpose(1, 2).flatten(2))  # heads side by side again
 
 
+own = torch.nn.MultiheadAttention(12, 3, batch_first=True)  # torch's, with random weights
+three = torch.randn(2, 7, 12, generator=run.generator())  # (batch, token, width)
+torch.testing.assert_close(attention(three, own, 3), own(three, three, three)[0], rtol=1e-4, atol=1e-5)
+print("attention by hand equals torch's")
+
+# %% [markdown]
+# A *block* is attention and then a small network on each token, each with a norm before and a shortcut around:
+
+
+# %%
 def block(x, weights, heads):
     """One transformer block with its norms in front."""
     x = x + attention(weights.ln_1(x), weights.attn, heads)
@@ -169,6 +218,41 @@ def block(x, weights, heads):
 first = encoder.transformer.resblocks[0]
 torch.testing.assert_close(block(tokens, first, config.heads), first(tokens), rtol=1e-3, atol=1e-4)
 print("one block by hand equals open_clip's, with", config.heads, "heads of width", config.width // config.heads)
+
+# %% [markdown]
+# ### What can a token know?
+#
+# The samples that can move a token are its *receptive field*. Automatic differentiation finds it: wherever the token's
+# gradient with respect to the signal is not zero. (For an encoder without stem and scaling, as the paper's is; a norm
+# over all of a lead lets each sample touch every other a little.)
+#
+# **Predict:** how many of the 1,000 samples reach one patch's token before the first block, and how many after it? And
+# how many after one layer of a convolution over three neighboring patches?
+
+# %%
+from dataclasses import replace
+
+plain = EcgEncoder(replace(config, stem_channels=0, keep_scale=False)).eval()
+signal = window.clone().requires_grad_()
+
+
+def field(tokens):
+    """Return how strongly each moment moves one token: (samples,)."""
+    return torch.autograd.grad(tokens[0, PATCH + 1].square().sum(), signal, retain_graph=True)[0].abs().sum(1)[0]
+
+
+before = plain.embed_patches(signal)
+after = plain.transformer.resblocks[0](before)
+cut_out, attended = field(before), field(after)
+print("samples that reach the token before a block:", int((cut_out > 0).sum()))
+print("after one block:                            ", int((attended > 0).sum()))
+print("after one convolution over three patches:   ", 3 * config.patch_samples)
+run.show(f05.receptive_field, cut_out.numpy(), attended.numpy(), window[0, 1].numpy(), PATCH, config)
+
+# %% [markdown]
+# One block, and every token can hear from every moment; a convolution over three patches needs fifty layers from one
+# end to the other. That is what attention is for: a rhythm is about moments far apart. It is also why a transformer
+# must learn from data what a convolution knows by its form, that neighbors matter most.
 
 # %% [markdown]
 # ## 4. The whole encoder
@@ -227,7 +311,8 @@ from ecgchat_lib.coca.checkpoint import load_mini
 from ecgchat_lib.coca.embed import encoder_tokens
 
 mini = load_mini()
-trained = encoder_tokens(window, mini)[0, 1:].numpy()  # (100, width)
+its_window = recording_windows([recording], mini.config.encoder)  # by its own front end
+trained = encoder_tokens(its_window, mini)[0, 1:].numpy()  # (100, width)
 untrained = encoder(window).tokens[0, 1:].numpy()
 run.show(f05.token_likeness, untrained, trained, window[0, 1].numpy(), RECORD)
 
@@ -236,6 +321,29 @@ run.show(f05.token_likeness, untrained, trained, window[0, 1].numpy(), RECORD)
 # Random weights show them already, faintly, because alike patches give alike vectors. Training makes them sharp and
 # sets the beats apart from what lies between them. Nobody told the encoder what a beat is; it helps to match reports.
 #
+# And the CLS token? Its embedding is all that the report will be compared with, so it must take what matters from the
+# others. The shares of its attention say from where. They are no explanation of a finding (notebook 08 asks that
+# question with more care), but they show how the heads share the work.
+
+
+# %%
+def cls_shares(x, layer, heads):
+    """Return the share that the CLS token gives to each token, by head: (head, token)."""
+    q, k, _ = (x @ layer.in_proj_weight.T + layer.in_proj_bias).chunk(3, dim=-1)
+    q, k = (part[0].view(-1, heads, part.shape[-1] // heads).transpose(0, 1) for part in (q, k))  # (H, T, D)
+    return (q[:, :1] @ k.transpose(1, 2) / math.sqrt(k.shape[-1])).softmax(dim=-1)[:, 0]
+
+
+with torch.inference_mode():
+    x = mini.encoder.embed_patches(its_window)
+    *earlier, last = mini.encoder.transformer.resblocks
+    for weights in earlier:
+        x = weights(x)
+    shares = cls_shares(last.ln_1(x), last.attn, mini.config.encoder.heads)
+print("each head's shares add up to", f"{shares.sum(dim=1).min():.4f}")
+run.show(f05.cls_attention, shares[:, 1:].numpy(), its_window[0, 1].numpy(), RECORD)
+
+# %% [markdown]
 # ## Exercises
 #
 # ### Exercise 05.1 Cut into patches (★★☆, 10 min)
@@ -283,10 +391,37 @@ def encoder_parameters(width, layers, patch_samples, tokens, embedding):
 check("05.2", encoder_parameters)
 
 # %% [markdown]
+# ### Exercise 05.3 Several heads (★★★, 20 min)
+#
+# Write `heads_attend(query, key, value, heads)` for three matrices (token, width): cut the width into `heads` equal
+# slices, let each slice attend by itself, and put the results side by side again: (token, width).
+#
+# <details><summary>Hint 1</summary><code>query.view(tokens, heads, -1)</code> cuts the width; then the heads must come
+# first, so that a matrix product works head by head: <code>.transpose(0, 1)</code>.</details>
+# <details><summary>Hint 2</summary>Divide by the root of a <em>slice's</em> width. On the way back, transpose before
+# you reshape.</details>
+
+
+# %% tags=["solution"]
+def heads_attend(query, key, value, heads):
+    # <solution>
+    tokens, width = query.shape
+    q, k, v = (x.view(tokens, heads, width // heads).transpose(0, 1) for x in (query, key, value))
+    share = (q @ k.transpose(1, 2) / (width // heads) ** 0.5).softmax(dim=2)
+    return (share @ v).transpose(0, 1).reshape(tokens, width)
+    # </solution>
+
+
+# %%
+check("05.3", heads_attend)
+
+# %% [markdown]
 # ## Recap
 #
 # - An ECG is cut into patches that hold all leads, and one matrix embeds them (exercise 05.1).
 # - The size of the encoder can be counted on paper (exercise 05.2).
+# - Heads attend on slices of the width, and one block lets every token hear from every moment (exercise 05.3,
+#   section 3).
 # - Patch embedding, places, attention and blocks by hand equal the library's encoder (section 4).
 #
 # **What to copy.** `ecgchat_lib/coca/encoder.py` with `coca/config.py`: it needs torch and open_clip, and nothing else

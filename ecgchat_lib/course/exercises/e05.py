@@ -1,4 +1,4 @@
-"""Exercises of notebook 05: cut an ECG into patches, and count an encoder's parameters."""
+"""Exercises of notebook 05: cut an ECG into patches, count an encoder's parameters, and attend with several heads."""
 
 from __future__ import annotations
 
@@ -86,6 +86,64 @@ def _one_lead(width: int, layers: int, patch_samples: int, tokens: int, embeddin
     return encoder_parameters(width, layers, patch_samples, tokens, embedding) - 11 * patch_samples * width
 
 
+# --- 05.3 --------------------------------------------------------------------------------------------------------
+
+
+def heads_attend(query: Any, key: Any, value: Any, heads: int) -> Any:
+    """Reference of 05.3: attention of (token, width) in slices of the width."""
+    tokens, width = query.shape
+    q, k, v = (x.view(tokens, heads, width // heads).transpose(0, 1) for x in (query, key, value))
+    share = (q @ k.transpose(1, 2) / (width // heads) ** 0.5).softmax(dim=2)
+    return (share @ v).transpose(0, 1).reshape(tokens, width)
+
+
+def _verify_heads(answer: Callable[..., Any], rng: Any) -> None:
+    import torch
+
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    for _ in range(8):
+        tokens, heads, slice_ = (int(n) for n in rng.integers(2, 6, size=3))
+        query, key, value = (2 * torch.randn(tokens, heads * slice_, generator=generator) for _ in range(3))
+        found, right = answer(query, key, value, heads), heads_attend(query, key, value, heads)
+        what = f"{tokens} tokens, {heads} heads of width {slice_}"
+        comparable = isinstance(found, torch.Tensor) and found.shape == right.shape
+        if comparable and not torch.allclose(found, right, atol=1e-4):
+            for wrong, reason in (
+                (_root_of_the_whole, "you divide by the root of the whole width; a head's is that of its slice."),
+                (_one_head, "that is one head over the whole width. Cut the width into slices first."),
+                (
+                    _heads_by_reshape,
+                    "the slices mix tokens. Give the width two axes, then move the heads to the front.",
+                ),
+                (_back_by_reshape, "the heads are right, but joined in the order of memory: transpose back first."),
+            ):
+                if torch.allclose(found, wrong(query, key, value, heads), atol=1e-5):
+                    raise Misconception(f"{what}: {reason}")
+        expect_equal(found, right, what, tolerance=1e-4)
+
+
+def _root_of_the_whole(query: Any, key: Any, value: Any, heads: int) -> Any:
+    return heads_attend(query / heads**0.5, key, value, heads)
+
+
+def _one_head(query: Any, key: Any, value: Any, heads: int) -> Any:
+    return heads_attend(query, key, value, 1)
+
+
+def _heads_by_reshape(query: Any, key: Any, value: Any, heads: int) -> Any:
+    tokens, width = query.shape
+    q, k, v = (x.reshape(heads, tokens, width // heads) for x in (query, key, value))
+    share = (q @ k.transpose(1, 2) / (width // heads) ** 0.5).softmax(dim=2)
+    return (share @ v).reshape(tokens, width)
+
+
+def _back_by_reshape(query: Any, key: Any, value: Any, heads: int) -> Any:
+    tokens, width = query.shape
+    q, k, v = (x.view(tokens, heads, width // heads).transpose(0, 1) for x in (query, key, value))
+    share = (q @ k.transpose(1, 2) / (width // heads) ** 0.5).softmax(dim=2)
+    return (share @ v).reshape(tokens, width)
+
+
 EXERCISES = (
     Exercise(
         id="05.1",
@@ -109,6 +167,20 @@ EXERCISES = (
         wrong=(
             ("forgets the biases of the linear layers", _without_biases),
             ("counts one lead per patch", _one_lead),
+        ),
+    ),
+    Exercise(
+        id="05.3",
+        title="Several heads",
+        difficulty=3,
+        minutes=20,
+        verify=_verify_heads,
+        reference=heads_attend,
+        wrong=(
+            ("divides by the root of the whole width", _root_of_the_whole),
+            ("attends with one head", _one_head),
+            ("cuts the heads by a reshape alone", _heads_by_reshape),
+            ("joins the heads by a reshape alone", _back_by_reshape),
         ),
     ),
 )

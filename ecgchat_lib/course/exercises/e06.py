@@ -1,4 +1,4 @@
-"""Exercises of notebook 06: the contrastive loss, and attention that looks back only."""
+"""Exercises of notebook 06: the contrastive loss, attention that looks back only, and how to catch a leak."""
 
 from __future__ import annotations
 
@@ -138,6 +138,95 @@ def _hides_itself(query: Any, key: Any, value: Any) -> Any:
     return (query @ key.T / query.shape[1] ** 0.5 + mask).softmax(dim=1) @ value
 
 
+# --- 06.3 --------------------------------------------------------------------------------------------------------
+
+PIECES = 30
+
+
+def leaks(logits_of: Callable[[Any], Any], pieces: Any) -> bool:
+    """Reference of 06.3: whether some piece moves a logit at an earlier place."""
+    import torch
+
+    before = logits_of(pieces)
+    for place in range(1, len(pieces)):
+        changed = pieces.clone()
+        changed[place] = (pieces[place] + 1) % PIECES
+        if not torch.equal(logits_of(changed)[:place], before[:place]):
+            return True
+    return False
+
+
+def _decoder(rng: Any, length: int, leak: tuple[int, int] | None) -> Callable[[Any], Any]:
+    """Return a decoder whose place t reads the pieces 0 to t, and, if `leak` is (t, s), at place t also piece s > t."""
+    import torch
+
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    table = torch.randn(PIECES, 8, generator=generator)
+    out = torch.randn(8, PIECES, generator=generator)
+    reads = torch.ones(length, length).tril()
+    if leak is not None:
+        reads[leak] = 0.01
+
+    def logits_of(pieces: Any) -> Any:
+        states = table[pieces]  # each place is added up by itself: what it doesn't read can't move it
+        return torch.stack(
+            [states[reads[place] > 0].mul(reads[place][reads[place] > 0, None]).sum(0) @ out for place in range(length)]
+        )
+
+    return logits_of
+
+
+def _verify_leaks(answer: Callable[..., Any], rng: Any) -> None:
+    import torch
+
+    for number in range(9):
+        length = int(rng.integers(5, 9))
+        pieces = torch.from_numpy(rng.integers(0, PIECES, size=length))
+        place = (0, length - 2, int(rng.integers(0, length - 2)))[number % 3]
+        leak = None if number < 3 else (place, place + 1) if number < 6 else (0, int(rng.integers(1, length)))
+        found = answer(_decoder(rng, length, leak), pieces.clone())
+        if found is None or found is Ellipsis:
+            raise Misconception("your function returned nothing; end it with return")
+        if bool(found) and leak is None:
+            raise Misconception(
+                "An honest decoder: you say it leaks. The changed piece itself and what comes after it may move its "
+                "logits; compare only the places before it."
+            )
+        if not bool(found) and leak is not None:
+            raise Misconception(
+                f"A decoder of {length} places, where place {leak[0]} reads piece {leak[1]}, a little: you say it is "
+                "honest. Change each piece in turn, and let no difference be too small."
+            )
+
+
+def _changes_the_last(logits_of: Callable[[Any], Any], pieces: Any) -> bool:
+    import torch
+
+    changed = pieces.clone()
+    changed[-1] = (pieces[-1] + 1) % PIECES
+    return not torch.equal(logits_of(changed)[:-1], logits_of(pieces)[:-1])
+
+
+def _compares_all(logits_of: Callable[[Any], Any], pieces: Any) -> bool:
+    import torch
+
+    changed = pieces.clone()
+    changed[-1] = (pieces[-1] + 1) % PIECES
+    return not torch.equal(logits_of(changed), logits_of(pieces))
+
+
+def _tolerant(logits_of: Callable[[Any], Any], pieces: Any) -> bool:
+    import torch
+
+    before = logits_of(pieces)
+    for place in range(1, len(pieces)):
+        changed = pieces.clone()
+        changed[place] = (pieces[place] + 1) % PIECES
+        if not torch.allclose(logits_of(changed)[:place], before[:place], atol=0.5):
+            return True
+    return False
+
+
 EXERCISES = (
     Exercise(
         id="06.1",
@@ -163,6 +252,19 @@ EXERCISES = (
             ("has no mask", _unmasked),
             ("masks after the softmax", _masked_late),
             ("hides the diagonal too", _hides_itself),
+        ),
+    ),
+    Exercise(
+        id="06.3",
+        title="Catch a leak",
+        difficulty=3,
+        minutes=20,
+        verify=_verify_leaks,
+        reference=leaks,
+        wrong=(
+            ("changes the last piece only", _changes_the_last),
+            ("compares the changed place too", _compares_all),
+            ("lets small differences pass", _tolerant),
         ),
     ),
 )

@@ -1,4 +1,4 @@
-"""The figures of notebook 05: a recording cut into patches, where the parameters are, and how alike tokens are."""
+"""The figures of notebook 05: patches, receptive fields, where parameters are, what tokens and the CLS token hold."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ def patches(window: np.ndarray, record: str, config: EcgEncoderConfig, patch: in
     begin = patch * size
     strip.axvspan(begin / config.fs, (begin + size) / config.fs, color=ORANGE, alpha=0.45, lw=0)
     strip.plot(time, window[1], color="black", lw=0.8)
-    strip.set(xlabel="time (s)", ylabel="lead II (standard deviations)", xlim=(0, config.seconds))
+    strip.set(xlabel="time (s)", ylabel="lead II (mV)", xlim=(0, config.seconds))
     strip.annotate(f"patch {patch}", (begin / config.fs, strip.get_ylim()[1] * 0.93), color=ORANGE, ha="right")
     heat = window[:, begin : begin + size]
-    limit = max(1.0, float(np.abs(heat).max()))
+    limit = max(0.1, float(np.abs(heat).max()))
     shown = close.imshow(heat, cmap="PuOr_r", vmin=-limit, vmax=limit, aspect="auto")
     close.set_yticks(range(12), LEADS, fontsize=8)
     close.set_xticks(range(0, size, 3))
     close.set(xlabel=f"sample of patch {patch}")
-    fig.colorbar(shown, ax=close, label="standard deviations")
+    fig.colorbar(shown, ax=close, label="mV")
     low, high = float(heat.min()), float(heat.max())
     alt = (
         f"Left: lead II of {record}, {config.seconds:g} s, under {config.patches} stripes of "
         f"{size / config.fs:g} s. Right: patch {patch}, which begins at {begin / config.fs:.1f} s, as a table of 12 "
-        f"leads by {size} samples in color, from {low:.1f} to {high:.1f} standard deviations."
+        f"leads by {size} samples in color, from {low:.1f} to {high:.1f} mV."
     )
     return FigureResult(fig, alt, {"record": record, "patch": patch, "heat": heat.astype(np.float64).round(2)})
 
@@ -62,6 +62,7 @@ def _shares(encoder: EcgEncoder) -> dict[str, int]:
         "stem": count_parameters(encoder.stem),
         "patch matrix": count_parameters(encoder.conv1),
         "CLS and places": encoder.class_embedding.numel() + encoder.positional_embedding.numel(),
+        "size of each lead": encoder.scale_projection.weight.numel() if encoder.scale_projection is not None else 0,
         "attention": sum(count_parameters(b.attn) for b in encoder.transformer.resblocks),
         "networks (MLP)": sum(count_parameters(b.mlp) for b in encoder.transformer.resblocks),
         "projection": encoder.proj.numel(),
@@ -69,7 +70,54 @@ def _shares(encoder: EcgEncoder) -> dict[str, int]:
     return whole | {"norms": count_parameters(encoder) - sum(whole.values())}
 
 
-@figure("05.2", "Where the parameters are, as a share of the whole encoder: the paper's and the mini.")
+@figure("05.2", "What can move one token: its own patch before the first block, every moment after it.")
+def receptive_field(
+    before: np.ndarray, after: np.ndarray, lead: np.ndarray, patch: int, config: EcgEncoderConfig
+) -> FigureResult:
+    """Lead II, and below it how strongly each moment moves one token before and after a block.
+
+    Args:
+        before: (samples,) size of the token's gradient at each sample, before the first block.
+        after: (samples,) the same after it.
+        lead: (samples,) lead II, mV.
+        patch: the token's patch.
+        config: the encoder's config.
+    """
+    from matplotlib import pyplot as plt
+
+    size = config.patch_samples
+    time = np.arange(len(lead)) / config.fs
+    fig, axes = plt.subplots(3, 1, figsize=(9.5, 3.9), height_ratios=(2, 1.2, 1.2), sharex=True, layout="constrained")
+    for ax in axes:
+        ax.axvspan(patch * size / config.fs, (patch + 1) * size / config.fs, color=ORANGE, alpha=0.25, lw=0)
+    axes[0].plot(time, lead, color="black", lw=0.8)
+    axes[0].set(ylabel="lead II (mV)", xlim=(0, config.seconds))
+    axes[0].annotate(
+        f"patch {patch}", (patch * size / config.fs, axes[0].get_ylim()[1] * 0.9), color=ORANGE, ha="right"
+    )
+    reached = {}
+    for ax, influence, color, name in (
+        (axes[1], before, ORANGE, "before the first block"),
+        (axes[2], after, BLUE, "after one block"),
+    ):
+        by_patch = influence.reshape(-1, size).sum(axis=1)
+        reached[name] = int((influence > 0).sum())
+        middle = (np.arange(len(by_patch)) + 0.5) * size / config.fs
+        decades = 1 + np.log10(np.maximum(by_patch, 1e-9) / by_patch.max()) / 4
+        ax.bar(middle, np.where(by_patch > 0, decades, 0), width=0.85 * size / config.fs, color=color)
+        ax.set(ylim=(0, 1.6), yticks=[], ylabel="influence\n(log)")
+        label = f"{name}: {reached[name]:,} of {len(lead):,} samples"
+        ax.text(0.995, 0.97, label, ha="right", va="top", transform=ax.transAxes, fontsize=9, color=color)
+    axes[2].set(xlabel="time (s)")
+    told = " and ".join(f"{number:,} samples {name}" for name, number in reached.items())
+    alt = (
+        f"Lead II over {config.seconds:g} s with patch {patch} marked, and two rows of bars, one bar a patch, of the "
+        f"influence on that patch's token (logarithmic, four decades): {told}."
+    )
+    return FigureResult(fig, alt, {"patch": patch, "reached": reached})
+
+
+@figure("05.3", "Where the parameters are, as a share of the whole encoder: the paper's and the mini.")
 def parameter_shares(paper: EcgEncoder, mini: EcgEncoder) -> FigureResult:
     """Horizontal bars of the share of each part, for two encoders."""
     from matplotlib import pyplot as plt
@@ -101,7 +149,7 @@ def _cosines(tokens: np.ndarray) -> np.ndarray:
     return unit @ unit.T
 
 
-@figure("05.3", "How alike the 100 patch tokens are: cosine, after their mean is taken out.")
+@figure("05.4", "How alike the 100 patch tokens are: cosine, after their mean is taken out.")
 def token_likeness(untrained: np.ndarray, trained: np.ndarray, lead: np.ndarray, record: str) -> FigureResult:
     """Two matrices of cosines between patch tokens, with lead II above each.
 
@@ -126,3 +174,38 @@ def token_likeness(untrained: np.ndarray, trained: np.ndarray, lead: np.ndarray,
         "each. Lines parallel to the diagonal, one beat apart, are faint with random weights and clear with the mini's."
     )
     return FigureResult(fig, alt, {"record": record, "shape": list(trained.shape)})
+
+
+@figure("05.5", "Where the CLS token of the mini model takes from in its last block, head by head.")
+def cls_attention(shares: np.ndarray, lead: np.ndarray, record: str) -> FigureResult:
+    """Lead II, and below it a heat map of the CLS token's attention, one row a head.
+
+    Args:
+        shares: (heads, patches) shares of attention.
+        lead: (samples,) lead II.
+        record: the recording's name.
+    """
+    from matplotlib import pyplot as plt
+
+    heads, patches_ = shares.shape
+    fig, (strip, heat) = plt.subplots(
+        2, 1, figsize=(9.5, 3.9), height_ratios=(1, 1.5), sharex=True, layout="constrained"
+    )
+    strip.plot(np.linspace(0, patches_, len(lead)), lead, color="black", lw=0.8)
+    strip.set(ylabel="lead II", yticks=[], xlim=(0, patches_))
+    strip.tick_params(bottom=False)
+    shown = heat.imshow(
+        100 * shares,
+        cmap="Blues",
+        vmin=0,
+        aspect="auto",
+        extent=(0, patches_, heads + 0.5, 0.5),
+        interpolation="nearest",
+    )
+    heat.set(xlabel="patch", ylabel="head", yticks=range(1, heads + 1))
+    fig.colorbar(shown, ax=heat, label="share (%)")
+    alt = (
+        f"Lead II of {record} above a table of {heads} rows and {patches_} columns: how each head of the last block "
+        "spreads the CLS token's attention over the ten seconds, darker where it takes more."
+    )
+    return FigureResult(fig, alt, {"record": record, "shape": list(shares.shape)})
