@@ -9,44 +9,14 @@ import shutil
 import pytest
 import torch
 from test_coca_model import TINY, tiny_model
+from tiny_coca import CONFIG_SMALL, EVERYTHING, equal, model_and_pairs, noisy, weights
 
 from ecgchat_lib.coca.checkpoint import CONFIG, MANIFEST, VOCABULARY, WEIGHTS, load_coca, read_manifest, save_coca
 from ecgchat_lib.coca.model import EcgCoca
-from ecgchat_lib.coca.train import PairedEcgs, TrainConfig, build_optimizer, learning_rate, train_coca
+from ecgchat_lib.coca.pairs import PairedEcgs
+from ecgchat_lib.coca.text import TextBatch
+from ecgchat_lib.coca.train import TrainConfig, build_optimizer, learning_rate, train_coca
 from ecgchat_lib.errors import EcgChatError, MissingPartError, ParameterError
-
-
-class HashedTexts:
-    """Stands in for the report encoder where only the loop is tested: a fixed random vector per text."""
-
-    width = TINY.text_width
-
-    def __call__(self, texts):
-        rows = [torch.randn(self.width, generator=torch.Generator().manual_seed(sum(map(ord, t)))) for t in texts]
-        return torch.stack(rows)
-
-
-def model_and_pairs(seed: int = 0, dropout: float = 0.0) -> tuple[EcgCoca, PairedEcgs]:
-    from dataclasses import replace
-
-    config = replace(TINY, encoder=replace(TINY.encoder, patch_dropout=dropout))
-    model = tiny_model(seed, config)
-    model.report_encoder = HashedTexts()
-    generator = torch.Generator().manual_seed(3)
-    windows = torch.randn(12, 12, 80, generator=generator)
-    texts = [[f"w{k} w{k + 1}", f"w{k} w{k + 2} w3"] for k in range(12)]
-    return model, PairedEcgs(windows, texts, model)
-
-
-CONFIG_SMALL = TrainConfig(steps=8, batch=4, learning_rate=3e-3, warmup=2, evaluate_every=4, save_every=3, average=0.9)
-
-
-def weights(model: EcgCoca) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_both_losses_go_down():
@@ -57,19 +27,18 @@ def test_both_losses_go_down():
         assert last < 0.7 * first, name
 
 
-def noisy(windows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    return windows + 0.1 * torch.randn(windows.shape, generator=generator)
-
-
 @pytest.mark.parametrize("killed_after", [1, 3, 5, 7])
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, killed_after):
-    whole, pairs = model_and_pairs(dropout=0.3)
-    straight = train_coca(whole, pairs, CONFIG_SMALL, augment=noisy, validate=lambda m: 0.0)
-    killed, pairs = model_and_pairs(dropout=0.3)
-    train_coca(killed, pairs, CONFIG_SMALL, folder=tmp_path, augment=noisy, validate=lambda m: 0.0, until=killed_after)
+    from dataclasses import replace
+
+    config = replace(CONFIG_SMALL, chunk=killed_after % 3, objective=EVERYTHING)  # in pieces too
+    whole, pairs = model_and_pairs(dropout=0.3, rich=True)
+    straight = train_coca(whole, pairs, config, augment=noisy, validate=lambda m: 0.0)
+    killed, pairs = model_and_pairs(dropout=0.3, rich=True)
+    train_coca(killed, pairs, config, folder=tmp_path, augment=noisy, validate=lambda m: 0.0, until=killed_after)
     torch.rand(5)  # whatever happened to the global generator in between
-    resumed, pairs = model_and_pairs(seed=99, dropout=0.3)  # its own weights are replaced
-    again = train_coca(resumed, pairs, CONFIG_SMALL, folder=tmp_path, augment=noisy, validate=lambda m: 0.0)
+    resumed, pairs = model_and_pairs(seed=99, dropout=0.3, rich=True)  # its own weights are replaced
+    again = train_coca(resumed, pairs, config, folder=tmp_path, augment=noisy, validate=lambda m: 0.0)
     assert equal(weights(whole), weights(resumed))
     assert straight.history == again.history
 
@@ -103,6 +72,10 @@ def test_resuming_with_other_settings_is_an_error(tmp_path):
     train_coca(model, pairs, CONFIG_SMALL, folder=tmp_path, until=2)
     with pytest.raises(EcgChatError, match=r"other settings \(learning_rate\)"):
         train_coca(model, pairs, replace(CONFIG_SMALL, learning_rate=1.0), folder=tmp_path)
+    bigger = tiny_model(config=replace(TINY, encoder=replace(TINY.encoder, embedding=20)))
+    bigger.report_encoder = model.report_encoder
+    with pytest.raises(EcgChatError, match="a model of other sizes"):
+        train_coca(bigger, pairs, CONFIG_SMALL, folder=tmp_path)
     (tmp_path / "state.safetensors").write_bytes(b"not a state")
     with pytest.raises(EcgChatError, match="not a readable training state"):
         train_coca(model, pairs, CONFIG_SMALL, folder=tmp_path)
@@ -162,7 +135,7 @@ def test_bad_pairs_and_settings_are_told():
     model, pairs = model_and_pairs()
     with pytest.raises(ParameterError, match="differ in length"):
         PairedEcgs(torch.zeros(3, 12, 80), [["w1"]] * 2, model)
-    with pytest.raises(ParameterError, match="a text is missing"):
+    with pytest.raises(ParameterError, match="lack a text"):
         PairedEcgs(torch.zeros(2, 12, 80), [["w1"], []], model)
     with pytest.raises(ParameterError, match="larger than the 12 records"):
         pairs.draw(13, torch.Generator())
@@ -175,7 +148,7 @@ def test_a_batch_has_different_records_and_follows_the_weights():
     pairs.weights = [1.0] * 6 + [0.0] * 6
     batch = pairs.draw(6, torch.Generator().manual_seed(0))
     assert len(set(batch.keys)) == 6
-    assert set(batch.keys) == {f"w{k} w{k + 1}" for k in range(6)}
+    assert set(batch.keys) == {pairs.texts[k][0] for k in range(6)}
 
 
 class TestCheckpoint:
@@ -183,7 +156,8 @@ class TestCheckpoint:
         model, _ = model_and_pairs()
         model.eval().requires_grad_(False)  # torch takes another attention kernel where gradients may be wanted
         loaded = load_coca(save_coca(model, tmp_path / "x", about={"seed": 7}))
-        inputs = torch.randn(2, 12, 80), torch.randn(2, 10), torch.randint(4, 40, (2, 9))
+        text = TextBatch(torch.randn(2, 5, 10), torch.ones(2, 5), torch.full((2, 8), torch.nan))
+        inputs = torch.randn(2, 12, 80), text, torch.randint(4, 40, (2, 9))
         with torch.inference_mode():
             for one, two in zip(model(*inputs), loaded(*inputs), strict=True):
                 assert torch.equal(one, two)

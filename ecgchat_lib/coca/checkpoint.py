@@ -1,7 +1,7 @@
 """A checkpoint of ECG-CoCa: one folder with weights (safetensors), config, vocabulary, and a manifest of their hashes.
 
 Nothing is unpickled. A file that was changed, cut off or swapped is an error before a weight is read. The mini weights
-that the course ships lie in such a folder. Taught in: 07 §5.
+that the course ships lie in such a folder. Taught in: 07 §7.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Training ECG-CoCa: a plain loop with AdamW, warm-up and cosine, gradient clipping, seeds, and a resume that is exact.
 
 Everything random in step k comes from the seed and k alone, so a run that was killed and one that was not end in the
-same weights, bit by bit on the same machine. One process, one device; no framework. Taught in: 07 §2–5.
+same weights, bit by bit on the same machine. How a batch's gradients are computed (whole, in chunks, on several
+processes, in half precision) stands in `step.py`. Taught in: 07 §2–8.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,11 +23,16 @@ from torch import nn
 from tqdm import tqdm
 
 from ecgchat_lib.coca.checkpoint import save_coca
-from ecgchat_lib.coca.losses import CocaLosses, caption_loss, coca_loss, contrastive_loss, shared_targets
+from ecgchat_lib.coca.curves import Curves
 from ecgchat_lib.coca.model import EcgCoca
+from ecgchat_lib.coca.objective import Objective
+from ecgchat_lib.coca.pairs import Batch, PairedEcgs
+from ecgchat_lib.coca.step import Precision, PrecisionName, batch_gradients
+from ecgchat_lib.coca.workers import Workers, join_workers
 from ecgchat_lib.errors import EcgChatError, ParameterError
 
-Augmentation = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+STATE = "state.safetensors"
+Augmentation = Callable[[Batch, torch.Generator], Batch]
 
 
 @dataclass(frozen=True)
@@ -35,16 +41,20 @@ class TrainConfig:
 
     Attributes:
         steps: optimizer steps in all; the cosine ends there.
-        batch: pairs per step.
+        batch: pairs per step, over all processes.
+        chunk: most pairs that go through the model at once, in each process; 0 for all. The result is the same, the
+            memory smaller (`step.cached_gradients`).
+        precision: "no" for float32; "bf16", or "fp16" with a scaler.
+        checkpoint_blocks: forget what happens inside a transformer block and compute it again when it is needed
+            (gradient checkpointing): less memory, a third more time, the same gradients.
         learning_rate: the highest, at the end of the warm-up.
         weight_decay: on weight matrices only.
         betas: AdamW's two decays.
         epsilon: AdamW's floor.
+        fused: AdamW in one pass over each tensor: much faster for large models, rounded a little differently.
         warmup: steps of linear warm-up.
         clip: largest norm of the gradient.
-        contrastive_weight: weight of the contrastive loss.
-        caption_weight: weight of the caption loss.
-        share_targets: records of a batch with the same key count as one another's reports (`shared_targets`).
+        objective: the losses and their weights.
         average: decay per step of the moving average of the weights that is validated and kept; 0 for none.
         seed: of every random draw.
         evaluate_every: steps between validations.
@@ -53,15 +63,17 @@ class TrainConfig:
 
     steps: int = 1000
     batch: int = 64
+    chunk: int = 0
+    precision: PrecisionName = "no"
+    checkpoint_blocks: bool = False
     learning_rate: float = 1e-4
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.98)
     epsilon: float = 1e-6
+    fused: bool = False
     warmup: int = 100
     clip: float = 0.5
-    contrastive_weight: float = 1.0
-    caption_weight: float = 2.0
-    share_targets: bool = False
+    objective: Objective = field(default_factory=Objective)
     average: float = 0.0
     seed: int = 7
     evaluate_every: int = 100
@@ -73,70 +85,10 @@ class TrainConfig:
                 f"steps={self.steps} must be at least 1, batch={self.batch} at least 2 (a contrastive loss needs "
                 f"another report to compare with), average={self.average} in [0, 1)"
             )
-
-
-class Batch(NamedTuple):
-    """B pairs: windows (B, 12, samples), report vectors (B, 384), pieces (B, L), and the reports' keys."""
-
-    ecg: torch.Tensor
-    vectors: torch.Tensor
-    pieces: torch.Tensor
-    keys: list[Hashable]
-
-
-@dataclass
-class PairedEcgs:
-    """Windows with one or more wordings of each one's report, encoded once.
-
-    Args:
-        windows: (n, 12, samples), as `front_end` makes them; float16 is fine.
-        texts: one or more wordings per record.
-        model: whose report encoder and tokenizer encode the texts.
-        keys: what the report says, per record, for `share_targets`; the first wording if None.
-        weights: how likely each record is drawn; all alike if None.
-
-    Raises:
-        ParameterError: the lengths differ, or a record has no text.
-    """
-
-    windows: torch.Tensor
-    texts: Sequence[Sequence[str]]
-    model: EcgCoca
-    keys: Sequence[Hashable] | None = None
-    weights: Sequence[float] | None = None
-    vectors: torch.Tensor = field(init=False, repr=False)
-    pieces: torch.Tensor = field(init=False, repr=False)
-    rows: list[list[int]] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        lengths = {len(self.windows), len(self.texts), len(self.keys or self.texts), len(self.weights or self.texts)}
-        if len(lengths) > 1 or not all(self.texts):
-            raise ParameterError(f"windows, texts, keys and weights differ in length ({lengths}), or a text is missing")
-        if self.model.tokenizer is None:
-            raise ParameterError("the model has no vocabulary, so its reports can't be encoded")
-        distinct = {text: row for row, text in enumerate(dict.fromkeys(t for ts in self.texts for t in ts))}
-        self.rows = [[distinct[text] for text in wordings] for wordings in self.texts]
-        self.vectors = self.model.report_encoder(list(distinct))
-        self.pieces = self.model.tokenizer.encode(list(distinct), self.model.config.decoder.context + 1)
-        self.keys = list(self.keys or (wordings[0] for wordings in self.texts))
-
-    def __len__(self) -> int:
-        return len(self.windows)
-
-    def draw(self, size: int, generator: torch.Generator) -> Batch:
-        """Return `size` different records, each with one of its wordings, drawn with `generator`."""
-        if size > len(self):
-            raise ParameterError(f"batch={size} is larger than the {len(self)} records. Choose a smaller batch.")
-        weights = torch.ones(len(self)) if self.weights is None else torch.tensor(self.weights)
-        chosen = torch.multinomial(weights, size, generator=generator).tolist()
-        wording = torch.rand(size, generator=generator).tolist()
-        rows = [self.rows[i][int(w * len(self.rows[i]))] for i, w in zip(chosen, wording, strict=True)]
-        pieces = self.pieces[rows]
-        longest = int((pieces != 0).sum(dim=1).max())
-        assert self.keys is not None  # set in __post_init__
-        return Batch(
-            self.windows[chosen].float(), self.vectors[rows], pieces[:, :longest], [self.keys[i] for i in chosen]
-        )
+        if self.chunk < 0 or self.precision not in ("no", "bf16", "fp16"):
+            raise ParameterError(
+                f"chunk={self.chunk} must be 0 (the whole batch) or more, precision={self.precision!r} no, bf16 or fp16"
+            )
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -154,19 +106,8 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.epsilon)
-
-
-def batch_losses(model: EcgCoca, batch: Batch, config: TrainConfig) -> CocaLosses:
-    """Run the model on a batch and return its losses."""
-    out = model(batch.ecg, batch.vectors, batch.pieces)
-    targets = shared_targets(batch.keys) if config.share_targets else None
-    return coca_loss(
-        contrastive_loss(out.ecg, out.text, out.scale, targets),
-        caption_loss(out.logits, out.labels),
-        contrastive_weight=config.contrastive_weight,
-        caption_weight=config.caption_weight,
-    )
+    rate, betas, epsilon = config.learning_rate, config.betas, config.epsilon
+    return torch.optim.AdamW(groups, lr=rate, betas=betas, eps=epsilon, fused=config.fused)
 
 
 @contextmanager
@@ -180,11 +121,12 @@ def step_randomness(seed: int, step: int) -> Iterator[torch.Generator]:
 
 @dataclass
 class TrainState:
-    """All that a resume needs: model, optimizer, moving average, the next step, and the history so far."""
+    """All that a resume needs: model, optimizer, moving average, fp16's scaler, the next step, the history so far."""
 
     model: EcgCoca
     optimizer: torch.optim.AdamW
     average: dict[str, torch.Tensor]
+    precision: Precision
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, float] = field(default_factory=dict)
@@ -202,6 +144,7 @@ class TrainState:
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"average.{name}": value for name, value in self.average.items()} | self._optimizer_tensors()
         about = {"step": self.step, "history": self.history, "best": self.best, "config": _plain(config)}
+        about["scaler"] = self.precision.scaler.state_dict()
         temporary = path.with_name(path.name + ".part")
         save_file({k: v.detach().clone() for k, v in tensors.items()}, temporary, {"state": json.dumps(about)})
         os.replace(temporary, path)
@@ -210,31 +153,41 @@ class TrainState:
         """Read the state back.
 
         Raises:
-            EcgChatError: the file is damaged, or it belongs to a run with other settings.
+            EcgChatError: the file is damaged, or it belongs to a run with other settings or another model.
         """
         try:
             with safe_open(path, "pt") as file:
                 about = json.loads(file.metadata()["state"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            before = {**_plain(TrainConfig()), **about["config"]}  # a field that the file lacks had its default then
         except Exception as error:
             raise EcgChatError(f"{path}: not a readable training state ({error}). Delete it to start over.") from error
-        if about["config"] != _plain(config):
-            changed = [k for k, v in _plain(config).items() if about["config"].get(k) != v]
+        changed = [name for name, value in before.items() if value != _plain(config).get(name)]
+        if changed:
             raise EcgChatError(
                 f"{path}: this run was started with other settings ({', '.join(changed)}). "
                 "Use the same settings to resume it, or another folder to start a new run."
             )
         self.step, self.history, self.best = about["step"], about["history"], about["best"]
+        if about.get("scaler"):
+            self.precision.scaler.load_state_dict(about["scaler"])
         parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
         for name, tensor in tensors.items():
             part, rest = name.split(".", 1)
             parts[part][rest] = tensor
-        self.model.load_state_dict(parts["model"])
-        self.average = parts["average"]
+        try:
+            self.model.load_state_dict(parts["model"])
+        except RuntimeError as error:
+            raise EcgChatError(
+                f"{path}: this run trains a model of other sizes. Build the same model to resume it, or use another "
+                f"folder. ({str(error).splitlines()[-1].strip()})"
+            ) from error
+        device = self.precision.device
+        self.average = {name: tensor.to(device) for name, tensor in parts["average"].items()}
         parameters = dict(self.model.named_parameters())
         for key, tensor in parts["optimizer"].items():
             what, name = key.split(".", 1)  # "exp_avg.encoder.conv1.weight"
-            self.optimizer.state[parameters[name]][what] = tensor
+            self.optimizer.state[parameters[name]][what] = tensor if what == "step" else tensor.to(device)
 
 
 def _plain(config: TrainConfig) -> dict[str, Any]:
@@ -259,84 +212,105 @@ def train_coca(
     augment: Augmentation | None = None,
     validate: Callable[[EcgCoca], float] | None = None,
     until: int | None = None,
+    tensorboard: bool = False,
 ) -> TrainResult:
     """Train a model in place on pairs of ECG and report.
 
     With a folder, the state is saved there every `save_every` steps and a later call with the same settings goes on
-    from it; the weights with the highest validation value are kept in `folder/best`.
+    from it; the curve grows in `folder/curve.jsonl`; the weights with the highest validation value are kept in
+    `folder/best`. Started in several processes (torchrun), they train together: the same batches, the same
+    result up to rounding. The model is moved to the GPU, where there is one, and stays there.
 
     Args:
-        model: trained in place.
-        pairs: the training set.
+        model: trained in place; built alike in every process.
+        pairs: the training set, the same in every process.
         config: the settings.
         folder: where the state is kept; None to keep nothing.
-        augment: called on each batch's windows, with the step's generator.
-        validate: called every `evaluate_every` steps and at the end with the (averaged) model; higher is better.
+        augment: called on each batch, with the step's generator.
+        validate: called every `evaluate_every` steps and at the end with the (averaged) model; higher is better. With
+            several processes, the first alone calls it.
         until: stop after this many steps in all, as a kill would; None for `config.steps`.
+        tensorboard: with a folder, write TensorBoard's files into `folder/tensorboard` too.
 
     Raises:
         EcgChatError: the loss is not a number any more, or the folder holds another run's state.
+        ParameterError: the processes can't split the batch evenly.
     """
-    state = _open_state(model, config, folder)
+    workers = join_workers()
+    workers.rows(config.batch)  # an error before anything is written
+    state = _open_state(model.to(workers.device), config, folder, workers)
+    main = workers.index == 0
+    curves = Curves(folder, state.history, tensorboard=tensorboard) if folder and main else None
     last = min(config.steps, config.steps if until is None else until)
-    bar = tqdm(total=config.steps, initial=state.step, desc="train", unit="step", disable=None)
+    bar = tqdm(total=config.steps, initial=state.step, desc="train", unit="step", disable=None if main else True)
     while state.step < last:
-        losses = _train_step(state, pairs, config, augment)
+        losses = _train_step(state, pairs, config, augment, workers)
         state.history.append(losses)
         state.step += 1
         bar.update()
         bar.set_postfix(loss=f"{losses['loss']:.3f}")
-        if validate and (state.step % config.evaluate_every == 0 or state.step == config.steps):
+        if validate and main and (state.step % config.evaluate_every == 0 or state.step == config.steps):
             _validate(state, validate, folder)
-        if folder and (state.step % config.save_every == 0 or state.step == last):
-            state.save(folder / "state.safetensors", config)
+        if curves:
+            curves.add(state.step, state.history[-1])
+        if folder and main and (state.step % config.save_every == 0 or state.step == last):
+            state.save(folder / STATE, config)
     bar.close()
+    if curves:
+        curves.close()
+    workers.wait()
     return TrainResult(state.history, int(state.best.get("step", 0)), state.best.get("value", math.nan))
 
 
-def _open_state(model: EcgCoca, config: TrainConfig, folder: Path | None) -> TrainState:
+def _open_state(model: EcgCoca, config: TrainConfig, folder: Path | None, workers: Workers) -> TrainState:
+    for transformer in (model.encoder.transformer, model.decoder.transformer):
+        transformer.grad_checkpointing = config.checkpoint_blocks
     average = {k: v.detach().clone() for k, v in model.state_dict().items()} if config.average else {}
-    state = TrainState(model, build_optimizer(model, config), average)
+    precision = Precision(config.precision, workers.device)
+    state = TrainState(model, build_optimizer(model, config), average, precision)
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "state.safetensors").is_file():
-            state.load(folder / "state.safetensors", config)
+        if (folder / STATE).is_file():
+            state.load(folder / STATE, config)
+    workers.check_same(state.step, model)
     return state
 
 
 def _train_step(
-    state: TrainState, pairs: PairedEcgs, config: TrainConfig, augment: Augmentation | None
+    state: TrainState, pairs: PairedEcgs, config: TrainConfig, augment: Augmentation | None, workers: Workers
 ) -> dict[str, float]:
     """Take one optimizer step; return its losses, learning rate and temperature."""
+    model, scaler = state.model, state.precision.scaler
     rate = learning_rate(state.step, config)
     for group in state.optimizer.param_groups:
         group["lr"] = rate
-    state.model.train()
+    model.train()
+    state.optimizer.zero_grad(set_to_none=True)
     with step_randomness(config.seed, state.step) as generator:
         batch = pairs.draw(config.batch, generator)
         if augment is not None:
-            batch = batch._replace(ecg=augment(batch.ecg, generator))
-        losses = batch_losses(state.model, batch, config)
-    if not torch.isfinite(losses.total):
-        raise EcgChatError(
-            f"step {state.step}: the loss is {losses.total.item()}. Lower learning_rate or raise warmup."
+            batch = augment(batch, generator)
+        losses = batch_gradients(
+            model, batch, config.objective, chunk=config.chunk, workers=workers, precision=state.precision
         )
-    state.optimizer.zero_grad(set_to_none=True)
-    losses.total.backward()
-    nn.utils.clip_grad_norm_(state.model.parameters(), config.clip)
-    state.optimizer.step()
-    state.model.clamp_temperature()
+    if not torch.isfinite(losses["loss"]):
+        raise EcgChatError(
+            f"step {state.step}: the loss is {losses['loss'].item()}. Lower learning_rate or raise warmup."
+        )
+    scaler.unscale_(state.optimizer)
+    nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+    scaler.step(state.optimizer)
+    scaler.update()
+    model.clamp_temperature()
     if state.average:
         decay = min(config.average, (state.step + 1) / (state.step + 10))  # short memory at the start
-        for name, value in state.model.state_dict().items():
+        for name, value in model.state_dict().items():
             state.average[name].lerp_(value, 1 - decay)
     return {
-        "loss": losses.total.item(),
-        "contrastive": losses.contrastive.item(),
-        "caption": losses.caption.item(),
+        **{name: loss.item() for name, loss in losses.items()},
         "learning_rate": rate,
-        "scale": state.model.logit_scale.exp().item(),
-    }
+        "scale": model.logit_scale.exp().item(),
+    } | ({"loss_scale": scaler.get_scale()} if scaler.is_enabled() else {})
 
 
 @contextmanager

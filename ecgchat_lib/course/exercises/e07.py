@@ -1,4 +1,4 @@
-"""Exercises of notebook 07: the learning rate's course, and randomness that survives a kill."""
+"""Exercises of notebook 07: the learning rate's course, randomness that survives a kill, a batch in chunks."""
 
 from __future__ import annotations
 
@@ -125,6 +125,85 @@ def _sum_of_both(seed: int, step: int, records: int, size: int) -> list[int]:
     return np.random.default_rng(seed + step).permutation(records)[:size].tolist()
 
 
+# --- 07.3 --------------------------------------------------------------------------------------------------------
+
+
+def cached_gradient(model: Callable[..., Any], weight: Any, inputs: Any, chunk: int, loss: Callable[..., Any]) -> Any:
+    """Reference of 07.3: gradients of the embeddings first, then each chunk again."""
+    import torch
+
+    with torch.no_grad():
+        embeddings: Any = torch.cat([model(weight, rows) for rows in inputs.split(chunk)])
+    embeddings.requires_grad_()
+    loss(embeddings).backward()
+    total = torch.zeros_like(weight)
+    for rows, gradient in zip(inputs.split(chunk), embeddings.grad.split(chunk), strict=True):
+        total += torch.autograd.grad((model(weight, rows) * gradient).sum(), weight)[0]
+    return total
+
+
+def _compared(embeddings: Any) -> Any:
+    """A loss in which each row is compared with every other."""
+    import torch
+
+    return torch.nn.functional.cross_entropy(embeddings @ embeddings.T.roll(1, 1), torch.arange(len(embeddings)))
+
+
+def _verify_cached(answer: Callable[..., Any], rng: Any) -> None:
+    import torch
+
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    for _ in range(6):
+        rows, chunk = int(rng.integers(5, 14)), int(rng.integers(2, 5))
+        inputs = torch.randn(rows, 4, generator=generator)
+        weight = torch.randn(4, 3, generator=generator).requires_grad_()
+        largest = [0]
+
+        def model(weight: Any, part: Any, largest: list[int] = largest) -> Any:
+            if torch.is_grad_enabled():
+                largest[0] = max(largest[0], len(part))
+            return torch.tanh(part @ weight)
+
+        found = answer(model, weight, inputs, chunk, _compared)
+        if found is None or found is Ellipsis:
+            raise Misconception("Your function returned nothing; end it with return.")
+        what = f"{rows} rows, {chunk} at once"
+        if largest[0] > chunk:
+            raise Misconception(
+                f"{what}: {largest[0]} rows went through the model at once with a graph. That is what doesn't fit: "
+                "the first pass must run under torch.no_grad()."
+            )
+        expected = torch.autograd.grad(_compared(torch.tanh(inputs @ weight)), weight)[0]
+        parts = [torch.autograd.grad(_compared(torch.tanh(p @ weight)), weight)[0] for p in inputs.split(chunk)]
+        added = torch.stack(parts).sum(dim=0)
+        for wrong in (added, added / len(parts)):
+            if torch.allclose(torch.as_tensor(found), wrong, rtol=1e-4, atol=1e-6):
+                raise Misconception(
+                    f"{what}: each chunk is compared with itself only. Compute one loss over all embeddings, and send "
+                    "its gradients back chunk by chunk."
+                )
+        if torch.allclose(2 * expected, torch.as_tensor(found), rtol=1e-3, atol=1e-6):
+            raise Misconception(f"{what}: twice the gradient. Does something add to weight.grad as well?")
+        expect_equal(found, expected, f"the gradient of {what}", tolerance=1e-4)
+
+
+def _chunks_alone(model: Callable[..., Any], weight: Any, inputs: Any, chunk: int, loss: Callable[..., Any]) -> Any:
+    import torch
+
+    parts = inputs.split(chunk)
+    return sum(torch.autograd.grad(loss(model(weight, rows)), weight)[0] for rows in parts) / len(parts)
+
+
+def _whole_at_once(model: Callable[..., Any], weight: Any, inputs: Any, chunk: int, loss: Callable[..., Any]) -> Any:
+    import torch
+
+    return torch.autograd.grad(loss(model(weight, inputs)), weight)[0]
+
+
+def _mean_of_chunks(model: Callable[..., Any], weight: Any, inputs: Any, chunk: int, loss: Callable[..., Any]) -> Any:
+    return cached_gradient(model, weight, inputs, chunk, loss) / len(inputs.split(chunk))
+
+
 EXERCISES = (
     Exercise(
         id="07.1",
@@ -151,6 +230,19 @@ EXERCISES = (
             ("uses the seed alone", _seed_only),
             ("draws with replacement", _with_repeats),
             ("adds seed and step", _sum_of_both),
+        ),
+    ),
+    Exercise(
+        id="07.3",
+        title="A large batch in small chunks",
+        difficulty=3,
+        minutes=25,
+        verify=_verify_cached,
+        reference=cached_gradient,
+        wrong=(
+            ("compares each chunk with itself", _chunks_alone),
+            ("lets the whole batch through at once", _whole_at_once),
+            ("takes the mean of the chunks' gradients", _mean_of_chunks),
         ),
     ),
 )
