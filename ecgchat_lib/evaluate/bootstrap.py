@@ -1,7 +1,7 @@
 """How sure a measured number is: the bootstrap's percentile interval, over records or over patients.
 
 It resamples the evaluation set, not the training; a small interval does not mean that another training run would score
-the same. Taught in: 08 §4. Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
+the same. Taught in: 08 §6. Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
 """
 
 from __future__ import annotations
@@ -64,11 +64,37 @@ def bootstrap_interval(
         chosen = generator.integers(len(members), size=len(members))
         rows = np.concatenate([members[k] for k in chosen])
         values.append(metric(*(array[rows] for array in arrays)))
-    kept = np.array(values)[~np.isnan(values)]
+    return interval_of(float(metric(*arrays)), np.array(values), n, level)
+
+
+def interval_of(value: float, resampled: np.ndarray, n: int, level: float = 0.95) -> Interval:
+    """Return the percentile interval of a metric's values on resamples; NaN ones are left out.
+
+    Raises:
+        ParameterError: all are NaN.
+    """
+    kept = resampled[~np.isnan(resampled)]
     if not len(kept):
         raise ParameterError("the metric is NaN on every resample: the set is too small, or lacks a class")
     low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(metric(*arrays)), float(low), float(high), n, level)
+    return Interval(float(value), float(low), float(high), n, level)
+
+
+def resample_counts(groups: Sequence[Hashable], draws: int = 1000, seed: int = 7) -> np.ndarray:
+    """Return how often each row is in each resample, int32 (draws, n): the draws of `bootstrap_interval`.
+
+    A metric that takes weights can then be computed on all resamples at once.
+
+    Args:
+        groups: one key per row (the patient); `range(n)` draws single rows.
+        draws: resamples.
+        seed: of the draws.
+    """
+    order = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    place = np.array([order[group] for group in groups], dtype=np.int64)
+    generator = np.random.default_rng(seed)
+    drawn = (np.bincount(generator.integers(len(order), size=len(order)), minlength=len(order)) for _ in range(draws))
+    return np.stack([counts[place] for counts in drawn]).astype(np.int32)
 
 
 def _members(groups: Sequence[Hashable]) -> list[np.ndarray]:

@@ -1,7 +1,7 @@
 """Zero-shot classes: describe each class in words, and score an ECG by its similarity to the words.
 
 No label is used. The area under the ROC curve needs no threshold; whoever wants F1 has to choose thresholds on other
-records than those reported. Taught in: 08 §3.
+records than those reported. Taught in: 08 §4.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Exercises of notebook 08: recall when reports repeat, and a threshold that was chosen honestly."""
+"""Exercises of notebook 08: recall when reports repeat, an honest threshold, and another patient's numbers."""
 
 from __future__ import annotations
 
@@ -116,6 +116,46 @@ def _most_accurate(
     return _f1(test_labels, test_scores, best)
 
 
+# --- 08.3 --------------------------------------------------------------------------------------------------------
+
+
+def foreign(patients: np.ndarray, rng: Any) -> np.ndarray:
+    """Reference of 08.3: the library's derangement, which leaves every patient where it can."""
+    from ecgchat_lib.evaluate.controls import derangement
+
+    return derangement(list(patients), int(rng.integers(0, 2**31)))
+
+
+def _verify_foreign(answer: Callable[..., Any], rng: Any) -> None:
+    for _ in range(15):
+        n = int(rng.integers(8, 40))
+        patients = rng.permutation(np.repeat(np.arange(n), rng.integers(1, 4, n))[:n])
+        found = answer(patients.copy(), np.random.default_rng(int(rng.integers(0, 2**31))))
+        if found is None or np.shape(found) != (n,):
+            raise Misconception(f"{n} records: expected {n} row numbers, got {np.shape(found)}.")
+        rows = np.asarray(found)
+        if not np.issubdtype(rows.dtype, np.integer) or rows.min() < 0 or rows.max() >= n:
+            raise Misconception(f"{n} records: the answer holds something else than row numbers from 0 to {n - 1}.")
+        if len(set(rows.tolist())) < n:
+            raise Misconception("A row is used twice, so some numbers appear more often than before.")
+        if (rows == np.arange(n)).any():
+            raise Misconception("A record keeps its own numbers.")
+        if (patients[rows] == patients).any():
+            raise Misconception("A record gets numbers of the same patient, measured on another day: much alike.")
+
+
+def _shuffled(patients: np.ndarray, rng: Any) -> np.ndarray:
+    return np.asarray(rng.permutation(len(patients)))
+
+
+def _rolled(patients: np.ndarray, rng: Any) -> np.ndarray:
+    return np.roll(np.arange(len(patients)), 1)
+
+
+def _drawn(patients: np.ndarray, rng: Any) -> np.ndarray:
+    return np.array([rng.choice(np.flatnonzero(patients != one)) for one in patients])
+
+
 EXERCISES = (
     Exercise(
         id="08.1",
@@ -141,6 +181,19 @@ EXERCISES = (
             ("chooses on the test records", _on_test),
             ("takes 0.5", _half),
             ("maximizes accuracy", _most_accurate),
+        ),
+    ),
+    Exercise(
+        id="08.3",
+        title="Another patient's numbers",
+        difficulty=2,
+        minutes=15,
+        verify=_verify_foreign,
+        reference=foreign,
+        wrong=(
+            ("shuffles, so that some keep their own", _shuffled),
+            ("takes the next record, whoever it is of", _rolled),
+            ("draws with repetition", _drawn),
         ),
     ),
 )
