@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -20,6 +20,9 @@ from ecgchat_lib import __version__
 from ecgchat_lib.course.cli import app as course_app
 from ecgchat_lib.datasets.cli import app as data_app
 from ecgchat_lib.errors import EcgChatError
+from ecgchat_lib.evaluate.train_cli import train_app
+
+Item = TypeVar("Item")
 
 if TYPE_CHECKING:
     from ecgchat_lib.ecg.measure import Measurements
@@ -36,6 +39,7 @@ app = typer.Typer(
 )
 app.add_typer(course_app, name="course")
 app.add_typer(data_app, name="data")
+app.add_typer(train_app, name="train")
 
 RECORD_HELP = "A WFDB record, with or without extension; or a csv, npy, h5, EDF or DICOM file."
 SHOWN_FIELDS = ("heart_rate_bpm", "rr_ms", "pr_ms", "qrs_ms", "qrs_global_ms", "qt_ms", "qtc_ms", "axis_deg")
@@ -52,7 +56,14 @@ Leads = Annotated[
 Unit = Annotated[str | None, typer.Option("--unit", help="V, mV, uV or nV, for files that don't say it.")]
 
 
+Model = Annotated[
+    Path | None,
+    typer.Option("--model", metavar="FOLDER", help="An ECG-CoCa's folder; the course's mini if not given."),
+]
+
 WdeStyle = Literal["course", "original"]
+LabelSet = Literal["super", "sub", "form", "rhythm", "cpsc2018"]
+How = Literal["prompts", "probe"]
 
 
 def json_line(values: dict[str, Any]) -> str:
@@ -78,11 +89,15 @@ def _whole(value: float) -> str:
 
 def _complain(error: EcgChatError) -> None:
     """Print the error on one line, whatever line breaks or control characters its parts hold."""
-    line = " ".join(str(error).split())
-    typer.echo("ecgchat: " + "".join(c if c.isprintable() else "?" for c in line), err=True)
+    typer.echo(f"ecgchat: {_one_line(str(error))}", err=True)
 
 
-def _progress(records: Iterable[Path], what: str) -> Iterable[Path]:
+def _one_line(text: str) -> str:
+    """Return a text on one line, without control characters: it may come from a file."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+
+
+def _progress(records: Iterable[Item], what: str) -> Iterable[Item]:
     """Show progress on standard error if that is a terminal and there is more than one record."""
     from tqdm import tqdm
 
@@ -171,6 +186,95 @@ def _measured_row(recording: Recording, measured: Measurements, quality: Quality
         "quality": quality.as_dict(),
         "notes": list(recording.notes),
     }
+
+
+@app.command()
+def embed(
+    out: Annotated[Path, typer.Option("--out", help="The npz file to write.", show_default=False)],
+    records: Annotated[list[Path] | None, typer.Argument(metavar="RECORD...", help=RECORD_HELP)] = None,
+    texts: Annotated[
+        Path | None, typer.Option("--texts", metavar="FILE", help="Instead of recordings: one text a line, in UTF-8.")
+    ] = None,
+    model: Model = None,
+    fs: Rate = None,
+    leads: Leads = None,
+    unit: Unit = None,
+) -> None:
+    """Embed recordings, or texts, into the space in which they are compared; each vector has length 1."""
+    from ecgchat_lib.evaluate.cli import embed_records, embed_text_file
+
+    if (texts is None) == (not records):
+        raise typer.BadParameter("give recordings, or --texts FILE, and not both", param_hint="RECORD...")
+    if texts is not None:
+        typer.echo(f"{out}: {embed_text_file(texts, out, model=model)} texts")
+        return
+    shown = _progress(records or [], "embed")
+    written, worst = embed_records(
+        shown, out, read=lambda record: _read(record, fs, leads, unit), tell=_complain, model=model
+    )
+    typer.echo(f"{out}: {written} recordings")
+    if worst:
+        raise typer.Exit(worst)
+
+
+@app.command()
+def classify(
+    records: Records,
+    labels: Annotated[LabelSet, typer.Option("--labels", help="Which classes to score.")] = "super",
+    how: Annotated[
+        How, typer.Option("--how", help="prompts: by words, zero-shot; probe: a trained classifier's probabilities.")
+    ] = "prompts",
+    as_json: AsJson = False,
+    model: Model = None,
+    fs: Rate = None,
+    leads: Leads = None,
+    unit: Unit = None,
+) -> None:
+    """Score the classes of a label set in each recording. For learning; not a diagnosis."""
+    from ecgchat_lib.evaluate.cli import classify_records
+
+    worst = 0
+    shown = _progress(records, "classify")
+    for found in classify_records(shown, labels, how, read=lambda record: _read(record, fs, leads, unit), model=model):
+        if isinstance(found, EcgChatError):
+            _complain(found)
+            worst = max(worst, found.exit_code)
+        elif as_json:
+            typer.echo(json_line({"record": str(found.record), "scores": found.scores}))
+        else:
+            scores = (f"{one} {'n/a' if score is None else f'{score:.3f}'}" for one, score in found.scores.items())
+            typer.echo(_one_line(f"{found.record}: {'  '.join(scores)}"))
+    if worst:
+        raise typer.Exit(worst)
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(metavar="TEXT", help="What to look for, in English.", show_default=False)],
+    source: Annotated[
+        Path,
+        typer.Option(
+            "--in", metavar="MANIFEST", help="A manifest (parquet, csv) or a packed store.", show_default=False
+        ),
+    ],
+    top: Annotated[int, typer.Option("--top", min=1, max=100_000, help="How many recordings.")] = 10,
+    as_json: AsJson = False,
+    model: Model = None,
+) -> None:
+    """Find the recordings nearest to a text; a second search in the same manifest reads nothing again."""
+    from ecgchat_lib.evaluate.cli import search as search_in
+
+    found, worst = search_in(
+        query, source, top, tell=_complain, progress=lambda rows: _progress(rows, "embed"), model=model
+    )
+    for row in found:
+        if as_json:
+            typer.echo(json_line(row))
+        else:
+            said = _one_line(f"{row['record']}: {row['report'] or ', '.join(row['statements'])}")
+            typer.echo(f"{row['rank']:3}  {row['similarity']:6.3f}  {said}")
+    if worst:
+        raise typer.Exit(worst)
 
 
 @app.command()
