@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,12 @@ import torch
 from ecgchat_lib.coca.checkpoint import MINI_FOLDER, WEIGHTS, load_mini, read_manifest
 from ecgchat_lib.coca.embed import embed_recordings, embed_texts, embed_windows, encoder_tokens
 from ecgchat_lib.coca.losses import caption_loss
+from ecgchat_lib.coca.numbers import NUMBERS, standardize
 from ecgchat_lib.coca.preprocess import front_end, recording_windows
 from ecgchat_lib.coca.text import ReportEncoder, build_vocabulary, mean_pool
 from ecgchat_lib.datasets.synthetic import synthesize
-from ecgchat_lib.ecg.recording import read_recording
+from ecgchat_lib.ecg.measure import measure, wde_text
+from ecgchat_lib.ecg.recording import Recording, read_recording
 from ecgchat_lib.errors import ParameterError
 from ecgchat_lib.evaluate.zero_shot import PROMPTS, auc, prompt_scores
 from ecgchat_lib.paths import data_folder
@@ -87,11 +89,7 @@ def test_normal_text_is_nearer_to_a_normal_ecg_than_a_block(mini):
         ("CLBBB", "left bundle branch block", 0.9),
         ("AFIB", "atrial fibrillation", 0.9),
         ("STACH", "sinus tachycardia", 0.9),
-        (
-            "SBRAD",
-            "sinus bradycardia",
-            0.7,
-        ),  # the weights know version 1 of the generator, whose rates were farther apart
+        ("SBRAD", "sinus bradycardia", 0.9),
     ],
 )
 def test_zero_shot_on_synthetic_ecgs_beats_chance_by_far(mini, code, words, least):
@@ -125,6 +123,38 @@ def test_no_future_piece_moves_an_earlier_logit_of_the_trained_model(mini, synth
     assert torch.equal(mini.decoder(pieces, patches)[:, :12], mini.decoder(changed, patches)[:, :12])
 
 
+def test_reports_with_numbers_find_their_ecg_and_foreign_numbers_mislead(mini):
+    """Forty normal hearts: their words are alike, so only the measured numbers tell them apart."""
+    recordings = [Recording("", synthesize(900 + k, finding="NORM").signal, fs=500.0) for k in range(40)]
+    ecg = embed_recordings(recordings, mini)
+    endings = [wde_text(measure(recording)) for recording in recordings]
+    for texts in (["Normal ECG." + ending for ending in endings], endings):
+        found = (ecg @ embed_texts(texts, mini).T).argmax(dim=1)
+        assert (found == torch.arange(40)).float().mean() > 0.4
+    shuffled = (ecg @ embed_texts(["Normal ECG." + e for e in endings[1:] + endings[:1]], mini).T).argmax(dim=1)
+    assert (shuffled == torch.arange(40)).float().mean() < 0.2
+
+
+@torch.inference_mode()
+def test_the_cls_token_tells_rate_and_height(mini):
+    recordings = [Recording("", synthesize(950 + k).signal, fs=500.0) for k in range(40)]
+    told = mini.predict_numbers(encoder_tokens(recording_windows(recordings, mini.config.encoder), mini)).numpy()
+    found = [measure(recording) for recording in recordings]
+    wanted = standardize(torch.tensor([[getattr(m, name) for name in NUMBERS] for m in found])).numpy()
+    for name, least in {"rr_ms": 0.9, "r_mv": 0.9, "qrs_ms": 0.6, "qt_ms": 0.6}.items():
+        column = NUMBERS.index(name)
+        known = np.isfinite(wanted[:, column])
+        assert np.corrcoef(told[known, column], wanted[known, column])[0, 1] > least, name
+
+
+def test_millivolts_may_be_lost(mini):
+    """A recording scaled lead by lead, as processed datasets have it, is embedded near the raw one."""
+    recordings = sample_recordings()
+    scaled = [replace(r, signal=r.signal / r.signal.std(axis=1, keepdims=True)) for r in recordings]
+    likeness = embed_recordings(recordings, mini) @ embed_recordings(scaled, mini).T
+    assert likeness.diagonal().mean() > likeness.mean() + 0.2
+
+
 def test_captions_are_words(mini, synthetic):
     captions = mini.caption(synthetic[0][:6])
     assert len(set(captions)) > 1
@@ -144,14 +174,14 @@ class TestReportEncoder:
         with torch.inference_mode():
             states = model.eval()(**batch).last_hidden_state
         expected = torch.nn.functional.normalize(mean_pool(states, batch["attention_mask"]), dim=-1)
-        torch.testing.assert_close(ReportEncoder()(texts), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ReportEncoder()(texts), expected, rtol=1e-3, atol=2e-4)  # states are kept as float16
 
     def test_order_case_and_neighbors_do_not_matter_and_each_text_is_encoded_once(self, monkeypatch):
         encoder = ReportEncoder()
         one = encoder(["Normal ECG", "left bundle branch block with a long text behind it", "normal  ecg"])
         assert torch.equal(one[0], one[2])
         encoded = []
-        monkeypatch.setattr(encoder, "_encode", lambda texts: encoded.extend(texts) or np.zeros((len(texts), 384)))
+        monkeypatch.setattr(encoder, "_encode", lambda texts: encoded.extend(texts) or [torch.zeros(3, 384).half()])
         again = encoder(["left bundle branch block with a long text behind it", "normal ecg", "new"])
         assert encoded == ["new"]
         assert torch.equal(again[1], one[0])
@@ -181,9 +211,10 @@ def test_vocabulary_spells_any_text():
 @pytest.mark.slow
 def test_the_recorded_figures_are_measured_again():
     """Zero-shot on the reporting half of fold 9, from the shipped weights, equals the recorded value."""
-    from ecgchat_lib.datasets.labels import SUPERCLASSES
-    from ecgchat_lib.datasets.manifest import indicator_matrix
-    from ecgchat_lib.evaluate.mini_recipe import RecipeConfig, read_real, split_fold_nine, zero_shot_scores
+    from ecgchat_lib.datasets.labels import label_matrix
+    from ecgchat_lib.evaluate.mini_data import read_real
+    from ecgchat_lib.evaluate.mini_recipe import RecipeConfig, split_fold_nine
+    from ecgchat_lib.evaluate.prompts import label_set_scores
     from ecgchat_lib.evaluate.zero_shot import macro_auc
 
     place = os.environ.get("ECGCHAT_REAL_DATA")
@@ -193,11 +224,14 @@ def test_the_recorded_figures_are_measured_again():
     recorded = json.loads(RESULTS.read_text(encoding="utf-8"))
     recipe = recorded["recipe"]
     assert recipe.keys() == asdict(RecipeConfig()).keys()
-    manifest, windows = read_real(Path(place) / "ptbxl", model.config.encoder)
+    manifest, windows = read_real(Path(place) / "ptbxl", model.config.encoder, measured=False)
     choose, report = split_fold_nine(manifest, recipe["seed"])
     patients = manifest["patient"]
     assert not set(patients.iloc[choose]) & set(patients.iloc[report])
     assert not set(patients.iloc[report]) & set(patients[manifest["split"] == "train"])
-    labels = indicator_matrix(manifest, SUPERCLASSES)[report]
-    measured = macro_auc(labels, zero_shot_scores(windows[report], model))
+    labels = label_matrix(manifest["statements"], "super")
+    labeled = report[labels[report].any(axis=1)]
+    ecg = embed_windows(windows.ecg[labeled], model).numpy()
+    scores = label_set_scores(ecg, lambda texts: embed_texts(texts, model).numpy(), "super")
+    measured = macro_auc(labels[labeled], scores)
     assert measured == pytest.approx(recorded["metrics"]["zero_shot"]["mini"]["macro_auc"]["value"], abs=2e-3)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import lzma
 import os
 import platform
 import tarfile
@@ -46,7 +45,8 @@ from ecgchat_lib.datasets.synthetic import synthesize
 from ecgchat_lib.ecg.measure import Measurements, measure
 from ecgchat_lib.ecg.recording import Recording, read_recording
 from ecgchat_lib.errors import MissingPartError
-from ecgchat_lib.evaluate.mini_recipe import read_real, split_fold_nine
+from ecgchat_lib.evaluate.mini_data import processed_signals, read_real
+from ecgchat_lib.evaluate.mini_recipe import split_fold_nine
 from ecgchat_lib.instruct.build import Turn, finding_weights, questions_about
 from ecgchat_lib.instruct.facts import check_facts
 from ecgchat_lib.instruct.findings import FINDINGS, get_finding, presence
@@ -126,12 +126,12 @@ def read_material(real: Path, encoder: EcgCoca, config: RecipeConfig) -> Materia
     Raises:
         MissingPartError: a file of the real data is missing.
     """
-    manifest, windows = read_real(real / "ptbxl", encoder.config.encoder)
+    manifest, windows = read_real(real / "ptbxl", encoder.config.encoder, measured=False)
     measurements = _measure_real(real / "ptbxl", manifest)
     rows, parts, made = _synthetic(config, encoder)
     columns = ["record", "path", "patient", "split", "report", "statements", "language"]
     real_rows: list[dict[str, Any]] = manifest[columns].to_dict("records")  # type: ignore[assignment]
-    return Material(make_manifest(real_rows + rows), torch.cat([windows.float(), *parts]), measurements | made)
+    return Material(make_manifest(real_rows + rows), torch.cat([windows.ecg.float(), *parts]), measurements | made)
 
 
 def _measure_real(folder: Path, manifest: Manifest) -> dict[str, Measurements]:
@@ -139,8 +139,7 @@ def _measure_real(folder: Path, manifest: Manifest) -> dict[str, Measurements]:
     index = pd.read_csv(folder / "index.csv")
     index["record"] = [f"{number:05d}" for number in index["ecg_id"]]
     index = index[index["record"].isin(set(manifest["record"]))]
-    with lzma.open(folder / "processed_125hz.npy.xz") as file:
-        differences = np.load(file)  # int16, differenced twice in time
+    processed = processed_signals(folder / "processed_125hz.npy.xz")
     measured = {}
     with tempfile.TemporaryDirectory() as place:
         with tarfile.open(folder / "raw_500hz_wfdb.tar.xz") as archive:
@@ -150,8 +149,7 @@ def _measure_real(folder: Path, manifest: Manifest) -> dict[str, Measurements]:
             if row["has_raw500"]:
                 measured[row["record"]] = measure(read_recording(base / row["raw_path"]))
             else:
-                signal = np.cumsum(np.cumsum(differences[row["processed_row"]].astype(np.int32), -1), -1) / 500
-                recording = Recording(row["record"], (signal * Z_SCORE_MV).astype(np.float32), 125.0)
+                recording = Recording(row["record"], processed[row["processed_row"]] * np.float32(Z_SCORE_MV), 125.0)
                 measured[row["record"]] = without_heights(measure(recording))
     return measured
 
