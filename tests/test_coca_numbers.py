@@ -31,6 +31,7 @@ def test_reads_what_wde_text_writes(some_times, some_heights):
     [
         " RR: 832 PR: 160 QRS: 92 QT/QTc: 380/416 P/R/T Wave: 0.11/1.02/-0.25",
         " RR 832 ms, PR 160 ms, QRS 92 ms, QT/QTc 380/416 ms, P/R/T 0.11/1.02/-0.25 mV.",
+        "RR: 832 PR: 160 QRS: 92 QT/QTc: 380/416 P/R/T Wave: 0.11/1.02/-0.25",  # joined without a blank
         "\nrr: 832; pr: 160; qrs: 92; qt/qtc: 380 / 416; p/r/t wave: 0.11 / 1.02 / -0.25",
     ],
 )

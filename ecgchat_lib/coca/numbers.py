@@ -25,7 +25,7 @@ LARGEST = {"ms": 5000.0, "mV": 50.0}  # what is beyond isn't a measurement
 _VALUE = r"(-?\d+(?:\.\d+)?|n/a|nan)"
 _UNIT = r"(?:\s*(?:ms|mv))?"
 _ENDING = re.compile(
-    rf"\s*\bRR:?\s*{_VALUE}{_UNIT}[\s,;]+PR:?\s*{_VALUE}{_UNIT}[\s,;]+QRS:?\s*{_VALUE}{_UNIT}[\s,;]+"
+    rf"\s*RR:?\s*{_VALUE}{_UNIT}[\s,;]+PR:?\s*{_VALUE}{_UNIT}[\s,;]+QRS:?\s*{_VALUE}{_UNIT}[\s,;]+"
     rf"QT/QTc:?\s*{_VALUE}{_UNIT}\s*/\s*{_VALUE}{_UNIT}"
     rf"(?:[\s,;]+P/R/T(?:\s+Wave)?:?\s*{_VALUE}{_UNIT}\s*/\s*{_VALUE}{_UNIT}\s*/\s*{_VALUE}{_UNIT})?[\s.]*$",
     re.IGNORECASE,
