@@ -331,10 +331,10 @@ ablations = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else 
 print(
     f"{ablations['steps']} steps   zero-shot macro-AUC    probe macro-AUC        ECG → text, R@1      caption, swapped"
 )
-for name, found in ablations["variants"].items():
-    recall = found["retrieval"]["words_wde"]["ecg_to_report"]["recall_at_1"]
-    told = [looked_up(results=one) for one in (found["zero_shot_macro_auc"], found["probe_macro_auc"], recall)]
-    captions = found["caption_loss"]
+for name, one_run in ablations["variants"].items():
+    at_one = one_run["retrieval"]["words_wde"]["ecg_to_report"]["recall_at_1"]
+    told = [looked_up(results=one) for one in (one_run["zero_shot_macro_auc"], one_run["probe_macro_auc"], at_one)]
+    captions = one_run["caption_loss"]
     print(f"{name:13} {told[0]:22} {told[1]:22} {told[2]:22} {captions['own']:.3f}, {captions['other']:.3f}")
 
 # %% [markdown]
