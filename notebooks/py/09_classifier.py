@@ -76,6 +76,7 @@ print("slope in w:", ((p - has_it) * feature).sum().round(3), " slope in b:", (p
 # %%
 from sklearn.linear_model import LogisticRegression
 
+x = x.astype(float)  # in single precision the solver would stop early
 z = (x - x[fit].mean(axis=0)) / x[fit].std(axis=0)  # each feature to mean 0 and deviation 1, by the first heap
 k = next(k for k, label in enumerate(labels) if (label.level, label.code) == ("super", "CD"))
 
