@@ -116,10 +116,10 @@ def caption_with_swapped_ecgs(model: EcgCoca, material: Material) -> dict[str, f
     return losses
 
 
-def probe_area(model: EcgCoca, material: Material, seed: int) -> dict[str, float]:
-    """Return the linear probe's macro-AUC with all labels of the real folds 1–8."""
+def probe_area(ecg: np.ndarray, material: Material, seed: int) -> dict[str, float]:
+    """Return the linear probe's macro-AUC with all labels of the real folds 1–8, from all records' embeddings."""
     rows = Parts(np.flatnonzero(material.manifest["split"] == "train"), material.choose, material.report)
-    features = {"mini": Parts(*(embed_windows(material.windows[part], model).numpy() for part in rows))}
+    features = {"mini": Parts(*(ecg[part] for part in rows))}
     labels = Parts(*(material.labels[part] for part in rows))
     found = probe_fractions(features, labels, fractions=[1.0], groups=material.patients(material.report), seed=seed)
     return found["mini"]["1"]["interval"]
@@ -139,13 +139,14 @@ def run(name: str, recipe: RecipeConfig, data: Path, out: Path) -> dict[str, Any
     best = {key: value.float() for key, value in load_file(out / name / "best" / WEIGHTS).items()}
     model.load_state_dict(best)
     model.eval()
+    ecg = embed_windows(material.windows, model).numpy()
     everyone = np.sort(np.concatenate([material.choose, material.report]))
     return {
         "records": len(material.pairs),
         "step": json.loads((out / name / "best" / MANIFEST).read_text())["about"]["step"],
-        "zero_shot_macro_auc": zero_shot_figures(model, material, "super", recipe.seed)["macro_auc"],
-        "probe_macro_auc": probe_area(model, material, recipe.seed),
-        "retrieval": wde_figures(model, material, everyone, recipe.seed),
+        "zero_shot_macro_auc": zero_shot_figures(model, ecg, material, "super", recipe.seed)["macro_auc"],
+        "probe_macro_auc": probe_area(ecg, material, recipe.seed),
+        "retrieval": wde_figures(model, ecg, material, everyone, recipe.seed),
         "caption_loss": caption_with_swapped_ecgs(model, material),
         "seconds": round(seconds),
     }

@@ -23,7 +23,7 @@ from ecgchat_lib.coca.config import (
     EcgEncoderConfig,
 )
 from ecgchat_lib.coca.encoder import EcgEncoder, standardize_leads
-from ecgchat_lib.coca.losses import caption_loss, coca_loss, contrastive_loss, shared_targets
+from ecgchat_lib.coca.losses import caption_loss, contrastive_loss, shared_targets
 from ecgchat_lib.coca.model import EcgCoca, count_parameters
 from ecgchat_lib.coca.objective import Objective
 from ecgchat_lib.coca.pairs import Batch, StatementBatch
@@ -158,8 +158,10 @@ def test_both_losses_equal_open_clips(batch, length, vocabulary, seed):
     labels[0, 0] = 1  # at least one label that counts
     scale = torch.tensor(14.3)
     theirs = CoCaLoss(caption_loss_weight=2.0, clip_loss_weight=1.0, pad_id=0)(ecg, text, logits, labels, scale)
-    ours = coca_loss(contrastive_loss(ecg, text, scale), caption_loss(logits, labels))
-    torch.testing.assert_close(ours.total, sum(theirs))
+    objective = Objective()  # what is trained, with the original's weights
+    contrastive = objective.together(ecg, text[:, None], scale, range(batch))
+    ours = objective.total(contrastive, {"caption": caption_loss(logits, labels)})
+    torch.testing.assert_close(ours, sum(theirs))
 
 
 def test_targets_of_distinct_reports_are_the_identity():

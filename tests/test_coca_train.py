@@ -144,8 +144,8 @@ def test_bad_pairs_and_settings_are_told():
 
 
 def test_a_batch_has_different_records_and_follows_the_weights():
-    _, pairs = model_and_pairs()
-    pairs.weights = [1.0] * 6 + [0.0] * 6
+    model, plain = model_and_pairs()
+    pairs = PairedEcgs(plain.windows, plain.texts, model, weights=[1.0] * 6 + [0.0] * 6)
     batch = pairs.draw(6, torch.Generator().manual_seed(0))
     assert len(set(batch.keys)) == 6
     assert set(batch.keys) == {pairs.texts[k][0] for k in range(6)}

@@ -136,7 +136,7 @@ def test_occlusion_finds_premature_beats_in_synthetic_ecgs():
         hits += bool(near[found.drop[0].argmax()])
         floor += near.mean()
         used += 1
-    assert hits >= 5
+    assert hits >= 7
     assert floor < 3  # by guessing
 
 

@@ -13,6 +13,7 @@ from open_clip.transformer import LayerNorm, PatchDropout, Transformer
 from torch import nn
 
 from ecgchat_lib.coca.config import LEADS, EcgEncoderConfig
+from ecgchat_lib.coca.preprocess import FLAT
 from ecgchat_lib.errors import ParameterError
 
 
@@ -45,7 +46,6 @@ def convolutional_stem(channels: int) -> nn.Module:
     )
 
 
-FLAT_MV = 1e-6  # a lead with a smaller standard deviation holds no signal
 USUAL_MV = 0.2  # a usual standard deviation of a lead; log-deviations are counted from it
 
 
@@ -60,9 +60,9 @@ def standardize_leads(ecg: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         usual one, then whether the lead holds a signal (a flat lead has 0 in both places).
     """
     deviation = ecg.std(dim=2, keepdim=True, correction=0)
-    alive = deviation > FLAT_MV
-    scaled = torch.where(alive, (ecg - ecg.mean(dim=2, keepdim=True)) / deviation.clamp_min(FLAT_MV), 0.0)
-    size = torch.where(alive, (deviation / USUAL_MV).clamp_min(FLAT_MV).log(), 0.0)
+    alive = deviation > FLAT
+    scaled = torch.where(alive, (ecg - ecg.mean(dim=2, keepdim=True)) / deviation.clamp_min(FLAT), 0.0)
+    size = torch.where(alive, (deviation / USUAL_MV).clamp_min(FLAT).log(), 0.0)
     return scaled, torch.cat([size, alive.to(size)], dim=1).squeeze(2)
 
 

@@ -1,28 +1,19 @@
 """The two losses of CoCa, built by hand: contrastive (which report belongs to which ECG) and caption (next piece).
 
-With one report per ECG they equal open_clip's `ClipLoss` and `CoCaLoss` (a test asserts it). They add one thing that
-open_clip has not: targets for batches in which several records share one report. Taught in: 06 §1–3.
+With one report per ECG they equal those of open_clip (a test asserts it). They add one thing that open_clip has not:
+targets for batches in which several records share one report. `objective` adds them up. Taught in: 06 §1–3.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch.nn import functional
 
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)  # the logarithm of an inverse temperature of 0.07
 MAXIMUM_LOGIT_SCALE = math.log(100)
-
-
-class CocaLosses(NamedTuple):
-    """Losses of a batch: the weighted sum, and its two parts before weighting."""
-
-    total: torch.Tensor
-    contrastive: torch.Tensor
-    caption: torch.Tensor
 
 
 def shared_targets(keys: Sequence[object]) -> torch.Tensor:
@@ -70,10 +61,3 @@ def caption_loss(logits: torch.Tensor, labels: torch.Tensor, padding: int = 0) -
         padding: the id that does not count.
     """
     return functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=padding)
-
-
-def coca_loss(
-    contrastive: torch.Tensor, caption: torch.Tensor, *, contrastive_weight: float = 1.0, caption_weight: float = 2.0
-) -> CocaLosses:
-    """Return the weighted sum with its parts; the weights are the original's (1 and 2)."""
-    return CocaLosses(contrastive_weight * contrastive + caption_weight * caption, contrastive, caption)

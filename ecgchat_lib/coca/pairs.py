@@ -127,6 +127,7 @@ class PairedEcgs:
         length = self.model.config.decoder.context + 1
         self.pieces = self.model.tokenizer.encode([caption for _, caption in distinct], length)
         self.keys = list(self.keys or (wordings[0] for wordings in self.texts))
+        self._weights = torch.ones(len(self)) if self.weights is None else torch.tensor(self.weights)
         if self.numbers is None:
             self.numbers = torch.full((len(self), len(NUMBERS)), torch.nan)
         if self.present is not None:
@@ -145,8 +146,7 @@ class PairedEcgs:
         """
         if size > len(self):
             raise ParameterError(f"batch={size} is larger than the {len(self)} records. Choose a smaller batch.")
-        weights = torch.ones(len(self)) if self.weights is None else torch.tensor(self.weights)
-        chosen = torch.multinomial(weights, size, generator=generator).tolist()
+        chosen = torch.multinomial(self._weights, size, generator=generator).tolist()
         wording = torch.rand(size, generator=generator).tolist()
         rows = [self.rows[i][int(w * len(self.rows[i]))] for i, w in zip(chosen, wording, strict=True)]
         pieces = self.pieces[rows]

@@ -204,7 +204,11 @@ def vary(batch: Batch, generator: torch.Generator, *, fs: float = 100.0) -> Batc
 
 
 def _stretch(ecg: torch.Tensor, numbers: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Stretch half of the records in time by up to 8 %; QTc goes with the root, as Bazett's formula has it."""
+    """Stretch half of the records in time by up to 8 %; QTc goes with the root, as Bazett's formula has it.
+
+    `augment.stretch` does it more exactly. This is what the shipped weights were trained with, so it stays until they
+    are trained anew.
+    """
     factor = torch.exp(0.08 * (2 * torch.rand(len(ecg), generator=generator) - 1))
     factor = torch.where(torch.rand(len(ecg), generator=generator) < 0.5, factor, 1.0)
     total = ecg.shape[2]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import time
@@ -22,7 +23,7 @@ import torch
 
 from ecgchat_lib.coca.checkpoint import load_coca, save_coca
 from ecgchat_lib.coca.config import MINI, EcgCocaConfig
-from ecgchat_lib.coca.embed import embed_texts, embed_windows
+from ecgchat_lib.coca.embed import embed_texts, embed_windows, encoder_tokens
 from ecgchat_lib.coca.encoder import standardize_leads
 from ecgchat_lib.coca.losses import caption_loss
 from ecgchat_lib.coca.model import EcgCoca, count_parameters
@@ -40,7 +41,6 @@ from ecgchat_lib.evaluate.controls import wde_controls
 from ecgchat_lib.evaluate.metrics import choose_thresholds, score_report
 from ecgchat_lib.evaluate.mini_card import model_card
 from ecgchat_lib.evaluate.mini_data import (
-    Windows,
     published_report,
     read_real,
     read_synthetic,
@@ -104,9 +104,8 @@ def split_fold_nine(manifest: Manifest, seed: int) -> tuple[np.ndarray, np.ndarr
     return rows[chosen], rows[~chosen]
 
 
-def zero_shot_scores(windows: torch.Tensor, model: EcgCoca) -> np.ndarray:
-    """Return the superclasses' scores (n, 5) by a few prompts each, for the choice of the step."""
-    ecg = embed_windows(windows, model).numpy()
+def zero_shot_scores(ecg: np.ndarray, model: EcgCoca) -> np.ndarray:
+    """Return the superclasses' scores (n, 5) of embeddings, by a few prompts each, for the choice of the step."""
     return prompt_scores(ecg, lambda texts: embed_texts(texts, model).numpy(), PROMPTS, against="NORM")
 
 
@@ -170,7 +169,7 @@ def prepare(folder: Path, recipe: RecipeConfig, out: Path) -> tuple[EcgCoca, Mat
         present=present,
         captions=[ours + ours[:1] * len(theirs) for ours, theirs in zip(english, published, strict=True)],
     )
-    return model, Material(manifest, real.ecg, real.numbers, endings(real), choose, report, pairs)
+    return model, Material(manifest, real.ecg, real.numbers, endings(real.numbers), choose, report, pairs)
 
 
 def _weights(real: int, synthetic: int, share: float) -> list[float]:
@@ -179,33 +178,43 @@ def _weights(real: int, synthetic: int, share: float) -> list[float]:
     return [(1 - share) / max(1, real)] * real + [share / max(1, synthetic)] * synthetic
 
 
-def endings(windows: Windows) -> list[str]:
-    """Return the text of each recording's measured numbers, as `ecg.measure.wde_text` writes it."""
-    return [wde_text(Measurements(**dict(zip(NUMBERS, row, strict=True)))) for row in windows.numbers.tolist()]
+def endings(numbers: torch.Tensor) -> list[str]:
+    """Return the text of each recording's measured numbers (n, 8), as `ecg.measure.wde_text` writes it."""
+    return [wde_text(Measurements(**dict(zip(NUMBERS, row, strict=True)))) for row in numbers.tolist()]
 
 
-def choice(model: EcgCoca, material: Material) -> dict[str, float]:
-    """Return what chooses the step, all on the choosing half: zero-shot macro-AUC and retrieval by words and numbers.
+def step_value(model: EcgCoca, windows: torch.Tensor, labels: np.ndarray, texts: Sequence[str]) -> dict[str, float]:
+    """Return what chooses the step: the superclasses' zero-shot macro-AUC, and the recall at 1 by texts with numbers.
 
-    `value` is the mean of the area and of the recall at 1 in both directions, the area counting four times as much.
+    Args:
+        model: the candidate.
+        windows: (n, 12, samples) of the records to choose on.
+        labels: (n, 5) superclasses.
+        texts: their reports, each with its numbers at the end.
+
+    Returns:
+        `zero_shot_auc`, NaN where no class has both kinds of records; `recall_at_1`, the mean of both directions; and
+        `value`: 0.8 of the area and 0.2 of the recall, or the recall alone without an area.
     """
-    rows = material.choose
-    area = macro_auc(material.labels[rows], zero_shot_scores(material.windows[rows], model))
-    ecg = embed_windows(material.windows[rows], model)
-    text = embed_texts([material.manifest["report"].iloc[row] + material.wde[row] for row in rows], model)
-    found = recall_at((ecg @ text.T).numpy(), 1)
+    ecg = embed_windows(windows, model)
+    area = macro_auc(labels, zero_shot_scores(ecg.numpy(), model))
+    found = recall_at((ecg @ embed_texts(texts, model).T).numpy(), 1)
     recall = (found["ecg_to_report"][1] + found["report_to_ecg"][1]) / 2
-    return {"value": 0.8 * area + 0.2 * recall, "zero_shot_auc": area, "recall_at_1": recall}
+    value = recall if math.isnan(area) else 0.8 * area + 0.2 * recall
+    return {"value": value, "zero_shot_auc": area, "recall_at_1": recall}
 
 
 def train(model: EcgCoca, material: Material, recipe: RecipeConfig, out: Path) -> tuple[list[dict[str, float]], float]:
-    """Train, keep the best step by `choice`; return the history and the seconds."""
+    """Train, keep the best step by `step_value` on the choosing half; return the history and the seconds."""
     note = out / "seconds.json"
     before = json.loads(note.read_text())["seconds"] if note.is_file() else 0.0
     start = time.perf_counter()
 
+    rows = material.choose
+    texts = [material.manifest["report"].iloc[row] + material.wde[row] for row in rows]
+
     def validate(candidate: EcgCoca) -> float:
-        found = choice(candidate, material)
+        found = step_value(candidate, material.windows[rows], material.labels[rows], texts)
         seconds = before + time.perf_counter() - start
         note.write_text(json.dumps({"seconds": seconds}))
         print(f"{seconds:6.0f} s  choosing half: " + ", ".join(f"{k} {v:.3f}" for k, v in found.items()), flush=True)
@@ -242,21 +251,24 @@ def evaluate(model: EcgCoca, material: Material, seed: int, ckepe: Path | None =
         ckepe: CKEPE's prompts as published, to compare with; left out if None.
     """
     models = {"mini": model, "random_encoder": untrained(model, seed)}
-    rows, labels = material.report, material.labels
+    vectors = {name: embed_windows(material.windows, one).numpy() for name, one in models.items()}
+    ecg, rows, labels = vectors["mini"], material.report, material.labels
     patients = material.patients(rows)
     results: dict[str, Any] = {"records": len(rows), "patients": len(set(patients))}
     results["positives"] = {code: int(labels[rows][:, k].sum()) for k, code in enumerate(SUPERCLASSES)}
-    results["zero_shot"] = {name: zero_shot_figures(one, material, "super", seed) for name, one in models.items()}
-    results["zero_shot_sets"] = {name: zero_shot_figures(model, material, name, seed) for name in LABEL_SETS[1:]}
+    results["zero_shot"] = {
+        name: zero_shot_figures(one, vectors[name], material, "super", seed) for name, one in models.items()
+    }
+    results["zero_shot_sets"] = {name: zero_shot_figures(model, ecg, material, name, seed) for name in LABEL_SETS[1:]}
     if ckepe is not None:
         results["zero_shot_ckepe"] = {
-            name: zero_shot_figures(model, material, name, seed, ckepe_prompts(ckepe, name)) for name in LABEL_SETS
+            name: zero_shot_figures(model, ecg, material, name, seed, ckepe_prompts(ckepe, name)) for name in LABEL_SETS
         }
-    results["probe_fractions"] = probe_figures(models, material, seed)
+    results["probe_fractions"] = probe_figures(vectors, material, model.config.encoder.fs, seed)
     results["probe"] = {name: {"macro_auc": results["probe_fractions"][name]["1"]["interval"]} for name in models}
     both = np.sort(np.concatenate([material.choose, rows]))
-    results["retrieval_wde"] = wde_figures(model, material, both, seed)
-    results["retrieval_wde_half"] = wde_figures(model, material, rows, seed)
+    results["retrieval_wde"] = wde_figures(model, ecg, material, both, seed)
+    results["retrieval_wde_half"] = wde_figures(model, ecg, material, rows, seed)
     results["retrieval"] = results["retrieval_wde_half"]["words"]
     if model.number_head is not None:
         results["numbers"] = number_figures(model, material)
@@ -268,6 +280,7 @@ def evaluate(model: EcgCoca, material: Material, seed: int, ckepe: Path | None =
 
 def zero_shot_figures(
     model: EcgCoca,
+    ecg: np.ndarray,
     material: Material,
     label_set: str,
     seed: int,
@@ -275,15 +288,15 @@ def zero_shot_figures(
 ) -> dict[str, Any]:
     """Return the report of a label set by prompts, and for the superclasses `macro_auc` and each class's area too.
 
-    As in published comparisons, a record without any label of the set is left out.
+    As in published comparisons, a record without any label of the set is left out. `ecg`: embeddings of all real
+    records.
     """
     labels = label_matrix(material.manifest["statements"], label_set)
     classes = get_label_set(label_set).classes
     choose, rows = (part[labels[part].any(axis=1)] for part in (material.choose, material.report))
 
     def scores(part: np.ndarray) -> np.ndarray:
-        ecg = embed_windows(material.windows[part], model).numpy()
-        return label_set_scores(ecg, lambda texts: embed_texts(texts, model).numpy(), label_set, prompts)
+        return label_set_scores(ecg[part], lambda texts: embed_texts(texts, model).numpy(), label_set, prompts)
 
     thresholds = choose_thresholds(labels[choose], scores(choose))
     report = score_report(
@@ -293,19 +306,17 @@ def zero_shot_figures(
     return {"macro_auc": report["macro"]["auc"], **areas, "report": report} if label_set == "super" else report
 
 
-def probe_figures(models: Mapping[str, EcgCoca], material: Material, seed: int) -> dict[str, Any]:
+def probe_figures(vectors: Mapping[str, np.ndarray], material: Material, fs: float, seed: int) -> dict[str, Any]:
     """Return the linear probe of the superclasses with 1, 10 and 100 % of the labels: each encoder, and plain signals.
 
-    An encoder is probed on its embedding in the contrastive space, which is what `ecgchat embed` writes.
+    An encoder is probed on its embedding in the contrastive space, which is what `ecgchat embed` writes; `vectors` are
+    those of all real records, `fs` is the windows' rate.
     """
     rows = Parts(np.flatnonzero(material.manifest["split"] == "train"), material.choose, material.report)
-    features = {
-        name: Parts(*(embed_windows(material.windows[part], one).numpy() for part in rows))
-        for name, one in models.items()
-    }
+    features = {name: Parts(*(ecg[part] for part in rows)) for name, ecg in vectors.items()}
     scaled = [standardize_leads(material.windows[part].float())[0].numpy() for part in rows]
     features["signal_components"] = Parts(*signal_components(*scaled, seed=seed))
-    features["spectrum"] = Parts(*(spectrum_features(part, models["mini"].config.encoder.fs) for part in scaled))
+    features["spectrum"] = Parts(*(spectrum_features(part, fs) for part in scaled))
     labels = Parts(*(material.labels[part] for part in rows))
     return probe_fractions(features, labels, groups=material.patients(material.report), seed=seed)
 
@@ -317,14 +328,17 @@ def untrained(model: EcgCoca, seed: int) -> EcgCoca:
     return EcgCoca(model.config, model.tokenizer.vocabulary, model.report_encoder).eval()
 
 
-def wde_figures(model: EcgCoca, material: Material, rows: np.ndarray, seed: int) -> dict[str, dict[str, Any]]:
+def wde_figures(
+    model: EcgCoca, ecg: np.ndarray, material: Material, rows: np.ndarray, seed: int
+) -> dict[str, dict[str, Any]]:
     """Return retrieval among some real records by four texts: words, words with numbers, numbers, foreign numbers."""
     patients = material.patients(rows)
     words = [material.manifest["report"].iloc[row] for row in rows]
     variants = wde_controls(words, [material.wde[row] for row in rows], material.keys(rows), groups=patients, seed=seed)
-    ecg = embed_windows(material.windows[rows], model)
     return {
-        name: retrieval_report((ecg @ embed_texts(said.texts, model).T).numpy(), said.keys, groups=patients, seed=seed)
+        name: retrieval_report(
+            ecg[rows] @ embed_texts(said.texts, model).numpy().T, said.keys, groups=patients, seed=seed
+        )
         for name, said in variants.items()
     }
 
@@ -338,10 +352,9 @@ def number_figures(model: EcgCoca, material: Material) -> dict[str, Any]:
     """
     rows = material.report
     wanted = standardize(material.numbers[rows])
-    typical = (
-        standardize(material.numbers[np.flatnonzero(material.manifest["split"] == "train")]).nanmedian(dim=0).values
-    )
-    tokens = torch.cat([model.encoder(part.float()).tokens for part in material.windows[rows].split(64)])
+    train_rows = np.flatnonzero(material.manifest["split"] == "train")
+    typical = standardize(material.numbers[train_rows]).nanmedian(dim=0).values
+    tokens = encoder_tokens(material.windows[rows], model)
     errors = {"mini": model.predict_numbers(tokens) - wanted, "median": typical - wanted}
     return {
         name: {

@@ -7,7 +7,6 @@ It puts together what the mini model's recipe is made of, for other data and oth
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,6 @@ import torch
 from tqdm import tqdm
 
 from ecgchat_lib.coca.config import MINI, PAPER, CaptionDecoderConfig, EcgCocaConfig, EcgEncoderConfig
-from ecgchat_lib.coca.embed import embed_texts, embed_windows
 from ecgchat_lib.coca.model import EcgCoca
 from ecgchat_lib.coca.numbers import NUMBERS
 from ecgchat_lib.coca.objective import Objective
@@ -32,13 +30,10 @@ from ecgchat_lib.datasets.labels import SUPERCLASSES, superclasses
 from ecgchat_lib.datasets.manifest import Manifest
 from ecgchat_lib.datasets.synthetic import synthesize
 from ecgchat_lib.ecg.formats import read_any
-from ecgchat_lib.ecg.measure import Measurements, wde_text
 from ecgchat_lib.ecg.recording import Recording
 from ecgchat_lib.errors import EcgChatError, RecordError
 from ecgchat_lib.evaluate.mini_data import Said, measured_windows, single_statements, vary, wordings
-from ecgchat_lib.evaluate.mini_recipe import TRAIN, RecipeConfig, build_model, zero_shot_scores
-from ecgchat_lib.evaluate.retrieval import recall_at
-from ecgchat_lib.evaluate.zero_shot import macro_auc
+from ecgchat_lib.evaluate.mini_recipe import TRAIN, RecipeConfig, build_model, endings, step_value
 
 VALIDATED = 1000  # most validation records that a validation looks at
 WORDINGS, KEEP, LEAST = 4, 0.8, 8  # texts per record, chance that a statement is said, fewest records of a statement
@@ -250,10 +245,7 @@ class _Rows:
 
 
 def validation(records: Records, seed: int, tell: Callable[[str], None]) -> Callable[[EcgCoca], float]:
-    """Return what chooses the step, on the validation split: 0.8 zero-shot macro-AUC + 0.2 recall at 1.
-
-    The area is that of the five superclasses; the recall is that of reports with their measured numbers, the mean of
-    both directions. Where no superclass has both kinds of records, the recall alone chooses.
+    """Return what chooses the step, `step_value` on the validation split.
 
     Raises:
         EcgChatError: no validation record has a report or a statement.
@@ -263,18 +255,16 @@ def validation(records: Records, seed: int, tell: Callable[[str], None]) -> Call
         raise EcgChatError("fewer than two validation records have a report or a statement; expected some to choose on")
     groups = [superclasses(code for code, _ in records.statements[row]) for row in rows]
     labels = np.array([[name in group for name in SUPERCLASSES] for group in groups], dtype=np.int8)
-    measured = [Measurements(**dict(zip(NUMBERS, records.numbers[row].tolist(), strict=True))) for row in rows]
     said = [texts[0] for texts in texts_of(records, rows, seed)]
-    texts = [text + wde_text(found) for text, found in zip(said, measured, strict=True)]
+    texts = [text + ending for text, ending in zip(said, endings(records.numbers[rows]), strict=True)]
 
     def validate(model: EcgCoca) -> float:
-        windows = records.windows[rows].float()
-        ecg, text = embed_windows(windows, model), embed_texts(texts, model)
-        found = recall_at((ecg @ text.T).numpy(), 1)
-        recall = (found["ecg_to_report"][1] + found["report_to_ecg"][1]) / 2
-        area = macro_auc(labels, zero_shot_scores(windows, model))
-        tell(f"validation ({len(rows)} records): zero-shot macro-AUC {area:.3f}, recall at 1 {recall:.3f}")
-        return recall if math.isnan(area) else 0.8 * area + 0.2 * recall
+        found = step_value(model, records.windows[rows], labels, texts)
+        tell(
+            f"validation ({len(rows)} records): zero-shot macro-AUC {found['zero_shot_auc']:.3f}, "
+            f"recall at 1 {found['recall_at_1']:.3f}"
+        )
+        return found["value"]
 
     return validate
 

@@ -187,11 +187,11 @@ print(f"by hand: {-(np.log(0.7) + np.log(0.5)) / 2:.4f}   library: {caption_loss
 # %%
 from open_clip.loss import CoCaLoss
 
-from ecgchat_lib.coca.losses import coca_loss
+from ecgchat_lib.coca.objective import Objective
 
 logits, labels = torch.randn(5, 9, 30, generator=generator), torch.randint(0, 30, (5, 9), generator=generator)
 theirs = sum(CoCaLoss(caption_loss_weight=2.0, clip_loss_weight=1.0)(ecg, text, logits, labels, 14.3))
-total = coca_loss(contrastive_loss(ecg, text, 14.3), caption_loss(logits, labels)).total
+total = Objective().total(contrastive_loss(ecg, text, 14.3), {"caption": caption_loss(logits, labels)})
 torch.testing.assert_close(total, theirs)
 print("contrastive + 2 · caption equals open_clip's CoCaLoss")
 

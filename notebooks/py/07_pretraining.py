@@ -144,9 +144,8 @@ print("three steps by hand equal the library's, in all", len(by_hand.state_dict(
 # %%
 from ecgchat_lib.augment import Augment
 
-disturb = Augment(
-    encoder_config.fs, scale=0, shift=0.5, baseline_wander=0, powerline=0, muscle_noise=0, mask_time=0.5, mask_leads=0.3
-)
+nothing = dict.fromkeys(("scale", "warp", "resample", "baseline_wander", "powerline", "muscle_noise"), 0.0)
+disturb = Augment(encoder_config.fs, shift=0.5, mask_time=0.5, mask_leads=0.3, **nothing)
 held_out = PairedEcgs(windows[RECORDS:], texts[RECORDS:], model, codes[RECORDS:])
 size = min(BATCH, HELD_OUT)
 watched = {"contrastive": [], "caption": []}
@@ -186,9 +185,8 @@ run.show(f07.losses, result.history, watched, config)
 # The weights worth keeping are those before that, so `train_coca` keeps the weights of the best validation, not of the
 # last step.
 #
-# With little real data this comes fast: the training loss still falls when the zero-shot result on held-out patients
-# is on its way down. More wordings, augmentation, patch dropout, an average of the weights, and synthetic data push
-# that point out. None abolishes it.
+# With little data this comes fast. More wordings, augmentation, patch dropout, an average of the weights, and synthetic
+# data push that point out; whether far enough, only the validation tells. The mini's is in the picture of section 9.
 #
 # The loss of a batch says little about use. Can the held-out ECGs find their reports?
 
@@ -504,8 +502,8 @@ print(f"kept: step {recorded['chosen']['step']}, validation {recorded['chosen'][
 run.show(f07.mini_run, recorded)
 
 # %% [markdown]
-# One half of fold 9 (`choose`) chose the step, and nothing else was chosen on it in this run; the other half
-# (`report`), other patients, gives the results of notebook 08. A figure from the half that chose would be too good.
+# One half of fold 9 (`choose`) chose the step, and later the thresholds and penalties of notebook 08; the other half
+# (`report`), other patients, gives the results there. A figure from the half that chose would be too good.
 # Folds 1 to 8 were trained on, and fold 10 was not looked at.
 #
 # ### At full scale
