@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 
 from ecgchat_lib import __version__
+from ecgchat_lib.chat.train_cli import add_commands
 from ecgchat_lib.course.cli import app as course_app
 from ecgchat_lib.datasets.cli import app as data_app
 from ecgchat_lib.errors import EcgChatError
 from ecgchat_lib.evaluate.train_cli import train_app
+from ecgchat_lib.instruct.cli import instruct_app
 
 Item = TypeVar("Item")
 
@@ -40,6 +42,8 @@ app = typer.Typer(
 app.add_typer(course_app, name="course")
 app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
+add_commands(train_app)
+app.add_typer(instruct_app, name="instruct")
 
 RECORD_HELP = "A WFDB record, with or without extension; or a csv, npy, h5, EDF or DICOM file."
 SHOWN_FIELDS = ("heart_rate_bpm", "rr_ms", "pr_ms", "qrs_ms", "qrs_global_ms", "qt_ms", "qtc_ms", "axis_deg")
@@ -279,51 +283,48 @@ def search(
 
 @app.command()
 def chat(
-    record: Annotated[Path, typer.Argument(metavar="RECORD", help=RECORD_HELP, show_default=False)],
+    record: Annotated[Path | None, typer.Argument(metavar="RECORD", help=RECORD_HELP, show_default=False)] = None,
     message: Annotated[
         list[str] | None,
         typer.Option("--message", "-m", help="A question; repeat it for several turns. Without it, a conversation."),
     ] = None,
+    compare: Annotated[
+        Path | None, typer.Option("--compare", metavar="RECORD2", help="A later recording, to compare RECORD with.")
+    ] = None,
+    batch: Annotated[
+        Path | None,
+        typer.Option(
+            "--batch",
+            metavar="QUESTIONS.jsonl",
+            help='Instead of RECORD: a file (or -) with {"record": ..., "question": ...} on each line. '
+            'Lines in a row with the same "conversation" are its turns.',
+        ),
+    ] = None,
+    with_: Annotated[
+        str,
+        typer.Option(
+            "--with", help="What the model is given: tokens, measurements, labels (with commas), all or none."
+        ),
+    ] = "all",
+    stream: Annotated[bool, typer.Option("--stream", help="Print each answer while it is made.")] = False,
     as_json: AsJson = False,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", metavar="FOLDER", help="A chat model's folder; the course's mini if not given."),
+    ] = None,
     fs: Rate = None,
     leads: Leads = None,
     unit: Unit = None,
 ) -> None:
-    """Ask questions about a recording; they are answered by the shipped mini model."""
-    from ecgchat_lib.chat.session import load_chat
+    """Ask questions about recordings. For learning; not a diagnosis."""
+    from ecgchat_lib.chat.cli import Call, run
 
-    recording = _read(record, fs, leads, unit)
-    session = load_chat()
-    told: set[str] = set()
-
-    def answer(question: str) -> None:
-        reply = session.ask(recording, question)
-        if as_json:
-            row = {"record": recording.name, "question": question, "answer": reply.text, "abstained": reply.abstained}
-            typer.echo(json_line(row))
-        else:
-            typer.echo(reply.text)
-        for note in reply.notes:
-            if note not in told:  # what was changed in the recording is said once, not at each turn
-                typer.echo(f"{recording.name}: {note}", err=True)
-                told.add(note)
-
-    for question in message or _questions():
-        answer(question)
-
-
-def _questions() -> Iterable[str]:
-    """Yield what is typed, line by line, until an empty line or the end of the input."""
-    if sys.stdin.isatty():
-        typer.echo("Ask about the recording; an empty line ends. For learning, not for care.", err=True)
-    while True:
-        try:
-            question = input("> " if sys.stdin.isatty() else "").strip()
-        except EOFError:
-            return
-        if not question:
-            return
-        yield question
+    records = tuple(path for path in (record, compare) if path is not None)
+    if compare is not None and record is None:
+        raise typer.BadParameter("give the earlier RECORD too", param_hint="--compare")
+    call = Call(records, tuple(message or ()), batch, with_, stream, as_json, model, fs, leads, unit)
+    if worst := run(call, _read, _complain):
+        raise typer.Exit(worst)
 
 
 @app.command()

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class Part:
         files: relative path → sha256 of each file that gets loaded; empty where only the hub knows the hashes.
         hub: its Hugging Face repository, or None.
         patterns: which of the repository's files are needed.
+        revision: the repository's branch, tag or commit; None: its main branch.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Part:
     files: dict[str, str] = field(default_factory=dict)
     hub: str | None = None
     patterns: tuple[str, ...] = ("*.json", "*.safetensors", "*.txt", "*.model")
+    revision: str | None = None
 
 
 PARTS: dict[str, Part] = {
@@ -101,7 +103,7 @@ PARTS: dict[str, Part] = {
             license="Llama 2 Community License",
             source="https://huggingface.co/lmsys/vicuna-7b-v1.5",
             hub="lmsys/vicuna-7b-v1.5",
-            patterns=("*.json", "*.bin", "*.safetensors", "tokenizer.model"),
+            patterns=("*.json", "*.safetensors", "tokenizer.model"),  # its *.bin are pickles, which nothing here opens
         ),
         Part(
             name="vicuna-13b",
@@ -109,7 +111,7 @@ PARTS: dict[str, Part] = {
             license="Llama 2 Community License",
             source="https://huggingface.co/lmsys/vicuna-13b-v1.5",
             hub="lmsys/vicuna-13b-v1.5",
-            patterns=("*.json", "*.bin", "*.safetensors", "tokenizer.model"),
+            patterns=("*.json", "*.safetensors", "tokenizer.model"),  # its *.bin are pickles, which nothing here opens
         ),
         Part(
             name="report-encoder-full",
@@ -123,12 +125,13 @@ PARTS: dict[str, Part] = {
 }
 
 
-def resolve(name: str, *, download: bool = False) -> Path:
+def resolve(name: str, *, download: bool = False, revision: str | None = None) -> Path:
     """Return the local folder of a pretrained part, after checking the sha256 of the files that will be loaded.
 
     Args:
         name: a key of `PARTS`: "language-model", "report-encoder", "latex", ...
         download: fetch it from the hub if it is nowhere on this machine. False means: no network, ever.
+        revision: the hub repository's branch, tag or commit instead of the part's own.
 
     Returns:
         The folder that holds the part's files.
@@ -138,8 +141,8 @@ def resolve(name: str, *, download: bool = False) -> Path:
     """
     if name not in PARTS:
         raise MissingPartError(name, "no such part", f"Known parts: {', '.join(PARTS)}")
-    part = PARTS[name]
-    folder = _package_folder(part)
+    part = replace(PARTS[name], revision=revision) if revision else PARTS[name]
+    folder = None if revision else _package_folder(part)
     if folder is not None:
         _check_files(part, folder)
         return folder
@@ -192,7 +195,9 @@ def _hub_folder(part: Part, *, download: bool) -> Path | None:
 
     patterns = list(part.patterns)
     try:
-        return Path(snapshot_download(part.hub, allow_patterns=patterns, local_files_only=not download))
+        return Path(
+            snapshot_download(part.hub, revision=part.revision, allow_patterns=patterns, local_files_only=not download)
+        )
     except LocalEntryNotFoundError as error:
         if download:
             raise MissingPartError(part.name, f"can't reach the hub for {part.hub}", "Check the network") from error

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny_chat import ECG_TOKENS, HIDDEN, WIDTH, random_ecg, tiny_chat, tiny_llama, tiny_tokenizer
 
 from ecgchat_lib.chat.model import EcgChat
@@ -95,9 +97,9 @@ def test_a_token_across_an_answers_edge_raises():
 @pytest.mark.parametrize(
     ("turns", "message"),
     [
-        ([("<ecg> <ecg> hi", "a")], "2 marks <ecg>"),
-        ([("<ecg> hi", "a"), ("<ecg> again", "b")], "1 marks <ecg>"),
-        ([("<ecg> hi", "a <|im_end|> b")], "chat mark"),
+        ([("<ecg> hi", "a <ecg>")], "turn 0, answer: holds the mark <ecg>"),
+        ([("<ecg> hi", "a"), ("more <|im_end|>", "b")], "turn 1, question: holds the chat mark"),
+        ([("<ecg> hi", "a <|im_end|> b")], "turn 0, answer: holds the chat mark"),
         ([("<ecg> hi", None), ("more", "b")], "has no answer"),
     ],
 )
@@ -110,7 +112,7 @@ def test_encode_conversation_names_the_conversation():
     item = {
         "id": "c7",
         "ecg": "x",
-        "conversations": [{"from": "human", "value": "<ecg><ecg>?"}, {"from": "gpt", "value": "a"}],
+        "conversations": [{"from": "human", "value": "<ecg>?"}, {"from": "gpt", "value": "<ecg>"}],
     }
     with pytest.raises(EcgChatError, match="conversation c7"):
         encode_conversation(item, tiny_tokenizer(), get_template("smollm2"))
@@ -135,12 +137,118 @@ def test_ecg_tokens_stand_where_the_mark_was():
     assert batch.positions[0].tolist() == list(range(batch.embeddings.shape[1]))
 
 
-@pytest.mark.parametrize("marks", [0, 2])
-def test_not_exactly_one_place_is_an_error(marks):
+@pytest.mark.parametrize("marks", [0, 1, 3])
+def test_a_wrong_number_of_ecgs_is_an_error(marks):
     chat = tiny_chat()
     encoded = Encoded((1, *[ECG_ID] * marks, 5), (IGNORED,) * (marks + 2))
-    with pytest.raises(EcgChatError, match="expected 1"):
-        chat.prepare([encoded], random_ecg(1))
+    with pytest.raises(ParameterError, match=f"{marks} marks <ecg> in 1 conversations but 2 ECGs"):
+        chat.prepare([encoded], random_ecg(2))
+    with pytest.raises(EcgChatError, match=f"{marks} places for an ECG, expected 2"):
+        chat.splice(encoded, chat.projector(random_ecg(2)))
+
+
+COMPARED = [
+    ("<ecg>\nMeasured: rate 72\nIs it normal?", "Yes."),
+    ("<ecg>\nMeasured: rate 80\n<ecg>\nWhat is the heart rate?", "The heart rate is 80."),
+]
+TALK = [("What is the heart rate?", "It is how often the heart beats.")]
+
+
+def by_hand(chat, encoded, ecg):
+    """The embeddings of a conversation, one token after the other."""
+    words, left, out = chat.language_model.get_input_embeddings().weight, list(chat.projector(ecg)), []
+    for token in encoded.ids:
+        out.append(left.pop(0) if token == ECG_ID else words[token][None])
+    return torch.cat(out)
+
+
+def test_several_ecgs_stand_each_at_its_own_mark():
+    chat, ecg = tiny_chat(), random_ecg(3)
+    encoded = encode(COMPARED, chat.tokenizer, chat.template)
+    batch = chat.prepare([encoded], ecg)
+    torch.testing.assert_close(batch.embeddings[0], by_hand(chat, encoded, ecg))
+    learned = batch.labels[0][batch.labels[0] != IGNORED].tolist()
+    assert learned == [label for label in encoded.labels if label != IGNORED]
+    assert batch.positions[0].tolist() == list(range(len(encoded.ids) - 3 + 3 * ECG_TOKENS))
+    swapped = chat.answer_logits(chat.prepare([encoded], ecg[[0, 2, 1]]))[0]
+    assert (swapped - chat.answer_logits(batch)[0]).abs().max() > 1e-3
+
+
+@given(
+    order=st.lists(st.sampled_from(["none", "one", "three"]), min_size=1, max_size=4),
+    template=st.sampled_from(sorted(TEMPLATES)),
+)
+@settings(max_examples=12, deadline=None)
+def test_any_mixture_in_a_batch_gives_what_each_gives_alone(order, template):
+    chat, kinds = tiny_chat(template=template), {"none": TALK, "one": SHORT, "three": COMPARED}
+    items = [encode(kinds[kind], chat.tokenizer, chat.template) for kind in order]
+    counts = [item.ids.count(ECG_ID) for item in items]
+    ecg = random_ecg(sum(counts))
+    together, targets = chat.answer_logits(chat.prepare(items, ecg))
+    alone = [chat.answer_logits(chat.prepare([i], e)) for i, e in zip(items, ecg.split(counts), strict=True)]
+    torch.testing.assert_close(together, torch.cat([logits for logits, _ in alone]), atol=1e-5, rtol=1e-4)
+    assert targets.tolist() == [label for item in items for label in item.labels if label != IGNORED]
+    asked = [encode([*kinds[kind], ("More?", None)], chat.tokenizer, chat.template) for kind in order]
+    left = chat.prepare(asked, ecg, left=True)
+    assert left.mask[:, -1].all()
+    for row, item, own in zip(range(len(asked)), asked, ecg.split(counts), strict=True):
+        places = len(item.ids) - item.ids.count(ECG_ID) * (1 - ECG_TOKENS)
+        assert left.positions[row, -places:].tolist() == list(range(places))
+        assert not left.positions[row, :-places].any()
+        torch.testing.assert_close(left.embeddings[row, -places:], by_hand(chat, item, own))
+    texts = chat.generate(asked, ecg, max_new_tokens=4)
+    assert texts == [chat.generate([i], e, max_new_tokens=4)[0] for i, e in zip(asked, ecg.split(counts), strict=True)]
+
+
+def test_the_loss_of_a_padded_batch_is_the_mean_over_all_answers():
+    chat, ecg = tiny_chat(), random_ecg(4)
+    items = [encode(turns, chat.tokenizer, chat.template) for turns in (COMPARED, TALK, SHORT)]
+    counts = [sum(label != IGNORED for label in item.labels) for item in items]
+    alone = [chat([item], part) for item, part in zip(items, (ecg[:3], ecg[:0], ecg[3:]), strict=True)]
+    mean = sum(loss * n for loss, n in zip(alone, counts, strict=True)) / sum(counts)
+    torch.testing.assert_close(chat(items, ecg), mean)
+
+
+def test_a_batch_of_text_alone_can_be_trained_on():
+    chat = tiny_chat()
+    chat.language_model.requires_grad_(False)
+    chat([encode(TALK, chat.tokenizer, chat.template)], random_ecg(1)[:0]).backward()
+    assert all(p.grad is not None and not p.grad.any() for p in chat.projector.parameters())
+
+
+def test_without_any_answer_there_is_no_loss():
+    chat = tiny_chat()
+    with pytest.raises(EcgChatError, match="1 conversations without an answer"):
+        chat([encode([("<ecg>?", None)], chat.tokenizer, chat.template)], random_ecg(1))
+
+
+def test_a_tree_with_several_ecgs_gives_the_logits_of_each_alone():
+    chat, ecg = tiny_chat(), random_ecg(2)
+    start = "<ecg>\nMeasured: rate 72\n<ecg>\nMeasured: rate 80\n"
+    questions = [("What is the heart rate?", "It is 80."), ("Is it normal?", "Yes."), ("AFIB?", "No.")]
+    items = [encode([(start + q, a)], chat.tokenizer, chat.template) for q, a in questions]
+    tree = pack(items)
+    assert tree.ids.count(ECG_ID) == 2
+    packed, _ = chat.answer_logits(chat.prepare([tree], ecg))
+    alone = [chat.answer_logits(chat.prepare([item], ecg))[0] for item in items]
+    torch.testing.assert_close(packed, torch.cat(alone), atol=1e-5, rtol=1e-4)
+
+
+def test_a_prompt_longer_than_the_model_reads_is_refused():
+    chat = tiny_chat()
+    item = encode([("<ecg>" + " rate" * 500, None)], chat.tokenizer, chat.template)
+    with pytest.raises(EcgChatError, match="the language model reads 512"):
+        chat.generate([item], random_ecg(1))
+
+
+def test_transformers_own_streamer_works():
+    from transformers import TextIteratorStreamer
+
+    chat, ecg = tiny_chat(), random_ecg(1)
+    item = encode([("<ecg>\nIs it normal?", None)], chat.tokenizer, chat.template)
+    streamer = TextIteratorStreamer(chat.tokenizer, skip_special_tokens=True)
+    (text,) = chat.generate([item], ecg, max_new_tokens=6, streamer=streamer)
+    assert "".join(streamer).strip().rstrip("\N{REPLACEMENT CHARACTER}").strip() == text
 
 
 def test_loss_is_transformers_own():
@@ -233,7 +341,7 @@ def test_wrong_shapes_are_named():
     item = encode(SHORT, chat.tokenizer, chat.template)
     with pytest.raises(ParameterError, match=r"expected \(batch, tokens, 24\)"):
         chat.prepare([item], torch.zeros(1, 5, 768))
-    with pytest.raises(ParameterError, match="2 conversations but 1 ECGs"):
+    with pytest.raises(ParameterError, match="2 marks <ecg> in 2 conversations but 1 ECGs"):
         chat.prepare([item, item], random_ecg(1))
     with pytest.raises(ParameterError, match="makes vectors of 64"):
         EcgChat(tiny_llama(), tiny_tokenizer(), Projector(WIDTH, 64), get_template("smollm2"))

@@ -11,15 +11,16 @@ import torch
 from tiny_chat import HIDDEN, tiny_llama, tiny_tokenizer
 
 from ecgchat_lib.chat.evaluation import Outcome, first_words, reduce_answer, summarize
+from ecgchat_lib.chat.generate import Decoding
 from ecgchat_lib.chat.model import EcgChat
 from ecgchat_lib.chat.projector import Projector
-from ecgchat_lib.chat.session import MINI_FOLDER, ROUNDS_KEPT, ChatSession, disagreements, load_chat
-from ecgchat_lib.chat.template import get_template
+from ecgchat_lib.chat.session import MINI_FOLDER, ChatSession, disagreements, grounding, load_chat
+from ecgchat_lib.chat.template import ECG_ID, get_template
 from ecgchat_lib.coca.config import MINI
 from ecgchat_lib.coca.model import EcgCoca
 from ecgchat_lib.ecg.measure import Measurements
 from ecgchat_lib.ecg.recording import Recording, read_recording
-from ecgchat_lib.errors import EcgChatError, RecordError
+from ecgchat_lib.errors import EcgChatError, ParameterError, RecordError
 from ecgchat_lib.instruct.build import Turn
 from ecgchat_lib.paths import data_folder
 
@@ -72,7 +73,7 @@ def test_what_was_cut_padded_or_is_missing_stands_in_the_notes(session):
 class NoGeneration(EcgChat):
     """A chat model that must not be asked."""
 
-    def generate(self, *args, **kwargs):
+    def splice(self, *args, **kwargs):
         raise AssertionError("the model was asked about an unusable recording")
 
 
@@ -121,15 +122,138 @@ def test_bad_input_is_named(session):
         session.ask(SAMPLE / "A9999", "Rate?")
 
 
-def test_only_the_last_rounds_stay_in_the_prompt(session):
+def prompt(session):
+    """The text that the model has read, with <ecg> for each ECG."""
+    tokenizer, parts = session.chat.tokenizer, [[]]
+    for token in session._conversation.ids:
+        if token == ECG_ID:
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    return "<ecg>".join(tokenizer.decode(part) for part in parts)
+
+
+def test_later_questions_read_what_is_new_only(session):
     session.reset()
-    for number in range(ROUNDS_KEPT + 2):
-        session.ask(SAMPLE / "A0001", f"Question {number}?", max_new_tokens=1)
-    prompt = session._prompt(session._heard, "Last?")
-    assert len(prompt) == ROUNDS_KEPT + 1
-    assert prompt[0][0].startswith("<ecg>\nMeasured: ")
-    assert prompt[-1] == ("Last?", None)
-    assert sum("<ecg>" in question for question, _ in prompt) == 1
+    for number in range(4):
+        session.ask(SAMPLE / "A0001", f"Question {number}?", max_new_tokens=2)
+    first, *later = session._conversation.prefilled
+    assert first > 101
+    assert all(count < 40 for count in later)
+    text = prompt(session)
+    assert text.count("<ecg>\nMeasured: ") == 1
+    assert [f"Question {number}?" in text for number in range(4)] == [True] * 4
+
+
+@pytest.fixture(scope="module")
+def reading_session(session):
+    """The same with a reader, which says a line of signs."""
+    from ecgchat_lib.chat.reader import FindingReader
+
+    reader = FindingReader(2 * MINI.encoder.width + 11)
+    parts = session.chat.language_model, session.chat.tokenizer, session.chat.projector, session.chat.template
+    return ChatSession(EcgChat(*parts, reader).eval(), session.encoder)
+
+
+@pytest.mark.parametrize(
+    ("names", "lines", "marks"),
+    [
+        ("all", ["Measured", "Signs"], 1),
+        ("none", [], 0),
+        ("tokens", [], 1),
+        ("measurements", ["Measured"], 0),
+        (["tokens", "labels"], ["Signs"], 1),
+        ("measurements, labels", ["Measured", "Signs"], 0),
+    ],
+)
+def test_the_model_gets_what_it_is_grounded_on(reading_session, names, lines, marks):
+    grounded = replace(reading_session, with_=grounding(names), turns=[], _heard=[], _conversation=None)
+    answer = grounded.ask(SAMPLE / "A0001", "Rhythm?", max_new_tokens=2)
+    assert [line.partition(":")[0] for line in answer.evidence] == lines
+    assert prompt(grounded).count("<ecg>") == marks
+    assert [line for line in prompt(grounded).splitlines() if line in answer.evidence] == list(answer.evidence)
+    assert not math.isnan(answer.measurements.heart_rate_bpm)  # measured, whatever the model is told
+    (alone,) = grounded.ask_many([(SAMPLE / "A0001", "Rhythm?")])
+    assert alone.evidence == answer.evidence
+
+
+@pytest.mark.parametrize("names", ["everything", "tokens,,labels", "", [], "all,tokens"])
+def test_unknown_grounding_is_named(names):
+    with pytest.raises(ParameterError, match="expected tokens, measurements, labels; all, none"):
+        grounding(names)
+
+
+def test_a_stream_gives_the_pieces_and_then_the_answer(session):
+    session.reset()
+    pieces, stream = [], session.stream(SAMPLE / "A0001", "Rhythm?", max_new_tokens=12)
+    while True:
+        try:
+            pieces.append(next(stream))
+        except StopIteration as done:
+            answer = done.value
+            break
+    session.reset()
+    again = session.ask(SAMPLE / "A0001", "Rhythm?", max_new_tokens=12)
+    assert "".join(pieces) == answer.text == again.text
+    assert answer == again
+    session.reset()
+    broken = session.stream(SAMPLE / "A0001", "Rhythm?", max_new_tokens=12)
+    said = next(broken)
+    broken.close()
+    assert session.turns == session._conversation.turns == [("Rhythm?", said)]
+    session.ask(SAMPLE / "A0001", "More?", max_new_tokens=2)
+    assert [question for question, _ in session.turns] == ["Rhythm?", "More?"]
+
+
+def test_two_recordings_are_compared_at_once_or_later(session):
+    session.reset()
+    old, new = SAMPLE / "A0001", SAMPLE / "A0002"
+    both = session.ask([old, new], "What changed?", max_new_tokens=3)
+    assert prompt(session).count("<ecg>\nMeasured: ") == 2
+    assert len(both.evidence) == 2
+    assert both.others[0].heart_rate_bpm != both.measurements.heart_rate_bpm
+    session.ask([old, new], "And the rate?", max_new_tokens=3)
+    assert len(session.turns) == 2
+    session.ask(old, "Rhythm?", max_new_tokens=3)  # not the same recordings: a new conversation
+    assert len(session.turns) == 1
+    session.ask([old, new], "What changed?", max_new_tokens=3)  # continues it: the second ECG is shown now
+    assert len(session.turns) == 2
+    text = prompt(session)
+    assert text.count("<ecg>") == 2
+    assert text.index("Rhythm?") < text.rindex("<ecg>") < text.index("What changed?")
+    with pytest.raises(EcgChatError, match="no recording"):
+        session.ask([], "Rhythm?")
+
+
+def test_one_unusable_recording_of_two_is_named(session):
+    noise = np.random.default_rng(0).normal(0, 0.3, (12, 5000)).astype(np.float32)
+    answer = session.ask([SAMPLE / "A0001", Recording("noise", noise, 500.0)], "What changed?")
+    assert answer.abstained
+    assert "noise: " in answer.text
+    assert "A0001" not in answer.text
+
+
+def test_many_questions_at_once_are_answered_as_one_by_one(session):
+    noise = np.random.default_rng(0).normal(0, 0.3, (12, 5000)).astype(np.float32)
+    asked = [
+        (SAMPLE / "A0001", "What is the rhythm?"),
+        (SAMPLE / "A9999", "Rhythm?"),
+        (Recording("noise", noise, 500.0), "Rhythm?"),
+        ([SAMPLE / "A0001", SAMPLE / "A0002"], "What changed?"),
+        (SAMPLE / "A0003", " "),
+        (SAMPLE / "A0003", "Yes?"),
+    ]
+    answers = replace(session, decoding=Decoding(max_new_tokens=8)).ask_many(asked)
+    assert [type(answer).__name__ for answer in answers] == [
+        "Answer", "RecordError", "Answer", "Answer", "EcgChatError", "Answer"
+    ]  # fmt: skip
+    assert answers[2].abstained
+    for (recording, question), answer in zip(asked, answers, strict=True):
+        if isinstance(answer, EcgChatError) or answer.abstained:
+            continue
+        session.reset()
+        assert session.ask(recording, question, max_new_tokens=8) == answer
+    assert session.ask_many([]) == []
 
 
 def test_numbers_that_disagree_are_noted():
@@ -137,6 +261,11 @@ def test_numbers_that_disagree_are_noted():
     assert disagreements("It is 72 beats per minute.", measured) == ()
     assert "heart_rate_bpm was measured as 72" in disagreements("It is 80 beats per minute.", measured)[0]
     assert "nothing measured supports" in disagreements("The PR interval is 160 ms.", measured)[0]
+    before = Measurements(heart_rate_bpm=80.0, pr_ms=160.0)
+    assert disagreements("The heart rate is 80 beats per minute.", measured, before) == ()
+    assert disagreements("The PR interval is 160 ms.", measured, before) == ()
+    wrong = disagreements("The heart rate is 90 beats per minute.", measured, before)
+    assert wrong == ("the answer says 90, but heart_rate_bpm was measured as 72 and 80",)
 
 
 def turn(kind, about, truth, question="Q?", answer="Yes, A."):

@@ -1,24 +1,12 @@
-"""Training, adapters, checkpoints and memory plans, on a tiny random Llama; SmolLM2 itself in the slow tests."""
-
-import json
+"""The two stages and the adapters on a tiny random Llama; SmolLM2 itself in a slow test."""
 
 import pytest
 import torch
-from tiny_chat import HIDDEN, WIDTH, random_ecg, tiny_chat, tiny_llama, tiny_tokenizer
+from chat_examples import examples, snapshot
+from tiny_chat import WIDTH, random_ecg, tiny_chat, tiny_llama
 
-from ecgchat_lib.chat.checkpoint import (
-    ADAPTER,
-    ADAPTER_CONFIG,
-    MANIFEST,
-    PROJECTOR,
-    load_chat_model,
-    read_manifest,
-    save_chat,
-)
-from ecgchat_lib.chat.language_model import LanguageModel, load_language_model, nf4_config, plan
-from ecgchat_lib.chat.template import encode, pack
+from ecgchat_lib.chat.language_model import load_language_model, nf4_config
 from ecgchat_lib.chat.train import (
-    Example,
     TrainConfig,
     add_lora,
     check_gradients,
@@ -27,27 +15,9 @@ from ecgchat_lib.chat.train import (
     train_projector,
     trained_parameters,
 )
-from ecgchat_lib.errors import EcgChatError, MissingPartError, ParameterError
+from ecgchat_lib.errors import EcgChatError, ParameterError
 
 LAYERS_PER_BLOCK = 7  # q, k, v, o, gate, up, down
-
-
-def examples(chat, n=4):
-    answers = ["Yes.", "No."]
-    out = []
-    for k in range(n):
-        turns = [encode([("<ecg>\nIs it normal?", answers[k % 2])], chat.tokenizer, chat.template)]
-        turns.append(encode([("<ecg>\nIs it odd?", answers[1 - k % 2])], chat.tokenizer, chat.template))
-        out.append(Example(pack(turns) if k % 2 else turns[0], k))
-    return out
-
-
-def whole(chat, seed=0):
-    return LanguageModel(chat.language_model, chat.tokenizer, "language-model", f"{seed:064d}", False)
-
-
-def snapshot(module):
-    return {name: p.detach().clone() for name, p in module.named_parameters()}
 
 
 def test_stage_1_trains_the_projector_and_nothing_else():
@@ -118,69 +88,6 @@ def test_every_adapter_gets_a_gradient_after_the_first_step():
     check_gradients(chat)
 
 
-@pytest.mark.parametrize("trainable", [True, False])
-def test_reload_gives_equal_logits(tmp_path, trainable):
-    chat, ecg = tiny_chat(), random_ecg(4)
-    lm = whole(chat)
-    add_lora(chat, rank=4, alpha=8)
-    items = examples(chat)
-    train_chat(chat, items, ecg, TrainConfig(steps=4, learning_rate=1e-2))
-    batch = [item.encoded for item in items]
-    before, _ = chat.answer_logits(chat.prepare(batch, ecg))
-    save_chat(chat, tmp_path, lm, encoder={"name": "x", "sha256": "ab" * 32}, about={"n": 1})
-    fresh = LanguageModel(tiny_llama(), tiny_tokenizer(), "language-model", lm.sha256, False)
-    loaded, _ = load_chat_model(tmp_path, language_model=fresh, encoder_sha256="ab" * 32, trainable=trainable)
-    after, _ = loaded.answer_logits(loaded.prepare(batch, ecg))
-    if trainable:
-        assert torch.equal(before, after)
-    else:  # merged into the weights: equal up to rounding
-        torch.testing.assert_close(before, after, atol=1e-4, rtol=1e-4)
-    untrained, _ = tiny_chat().answer_logits(tiny_chat().prepare(batch, ecg))
-    assert (after - untrained).abs().max() > 1e-2
-    assert bool(trained_parameters(loaded)) or not trainable
-
-
-def test_saved_folder_names_no_machine_and_keeps_hashes(tmp_path):
-    chat = tiny_chat()
-    lm = whole(chat)
-    add_lora(chat, rank=2)
-    save_chat(chat, tmp_path, lm, encoder={"name": "mini", "sha256": "cd" * 32})
-    manifest = read_manifest(tmp_path)
-    assert set(manifest["sha256"]) == {PROJECTOR, ADAPTER, ADAPTER_CONFIG}
-    assert manifest["projector"] == {"width": WIDTH, "hidden": HIDDEN, "input_norm": True}
-    config = json.loads((tmp_path / ADAPTER_CONFIG).read_text())
-    assert config["base_model_name_or_path"] == "language-model"
-    assert "/" not in json.dumps([config, manifest["about"]])
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([PROJECTOR, ADAPTER, ADAPTER_CONFIG, MANIFEST])
-
-
-def test_wrong_files_and_wrong_partners_are_refused(tmp_path):
-    chat = tiny_chat()
-    lm = whole(chat)
-    with pytest.raises(MissingPartError, match=r"no manifest\.json"):
-        read_manifest(tmp_path)
-    save_chat(chat, tmp_path, lm, encoder={"name": "mini", "sha256": "cd" * 32})
-    with pytest.raises(EcgChatError, match="trained with the encoder cdcdcdcd"):
-        load_chat_model(tmp_path, language_model=lm, encoder_sha256="ef" * 32)
-    other = LanguageModel(lm.model, lm.tokenizer, lm.name, "f" * 64, False)
-    with pytest.raises(EcgChatError, match="trained with the language model"):
-        load_chat_model(tmp_path, language_model=other)
-    data = bytearray((tmp_path / PROJECTOR).read_bytes())
-    data[-1] ^= 1
-    (tmp_path / PROJECTOR).write_bytes(data)
-    with pytest.raises(EcgChatError, match="sha256"):
-        load_chat_model(tmp_path, language_model=lm)
-    (tmp_path / PROJECTOR).unlink()
-    with pytest.raises(MissingPartError, match="is missing"):
-        load_chat_model(tmp_path, language_model=lm)
-    (tmp_path / MANIFEST).write_text('{"format": "other", "sha256": {}}')
-    with pytest.raises(EcgChatError, match="another format"):
-        read_manifest(tmp_path)
-    (tmp_path / MANIFEST).write_text("not json")
-    with pytest.raises(EcgChatError, match="not a readable manifest"):
-        read_manifest(tmp_path)
-
-
 def test_qlora_on_nf4_weights_learns_on_this_machine(tmp_path):
     from transformers import AutoModelForCausalLM
 
@@ -205,22 +112,6 @@ def test_qlora_on_nf4_weights_learns_on_this_machine(tmp_path):
     assert all(torch.equal(p, frozen[n]) for n, p in chat.named_parameters() if n in frozen)
 
 
-def test_plan_counts_what_is_there():
-    model = tiny_llama()
-    full = plan(model.config, quantized=False, rank=4)
-    assert full.parameters == sum(p.numel() for p in model.parameters())
-    assert full.weights == full.parameters * 4
-    chat = tiny_chat()
-    add_lora(chat, rank=4)
-    assert full.trainable == sum(p.numel() for n, p in trained_parameters(chat).items() if "lora_" in n)
-    assert full.adapters == 16 * full.trainable
-    assert plan(model.config, quantized=True).weights < full.weights
-    assert plan(model.config, quantized=False, batch=2).activations == 2 * full.activations
-    assert full.total == full.weights + full.adapters + full.activations
-    with pytest.raises(ParameterError, match="rank=0"):
-        plan(model.config, quantized=False, rank=0)
-
-
 def test_linear_layers_leave_out_the_head():
     assert not any("lm_head" in name for name in linear_layers(tiny_llama()))
 
@@ -240,16 +131,3 @@ def test_smollm2_loads_from_its_package_and_answers():
     ids = lm.tokenizer("The capital of France is", return_tensors="pt")
     out = lm.model.generate(**ids, max_new_tokens=3, do_sample=False)
     assert "Paris" in lm.tokenizer.decode(out[0])
-    footprint = plan(lm.model.config, quantized=False).weights
-    assert abs(lm.model.get_memory_footprint() / footprint - 1) < 0.01
-
-
-@pytest.mark.slow
-def test_smollm2_in_nf4_takes_a_third_of_the_memory():
-    lm = load_language_model(quantized=True)
-    footprint = plan(lm.model.config, quantized=True).weights
-    assert abs(lm.model.get_memory_footprint() / footprint - 1) < 0.02
-    assert footprint < 0.33 * plan(lm.model.config, quantized=False).weights
-    with torch.no_grad():
-        logits = lm.model(**lm.tokenizer("The capital of France is", return_tensors="pt")).logits
-    assert lm.tokenizer.decode(logits[0, -1].argmax()).strip() == "Paris"

@@ -1,12 +1,14 @@
 """The language model under the chat: SmolLM2-135M (a Llama) on a laptop, Vicuna at full scale, as it is or in NF4.
 
 The GGUF that the offline package carries is unpacked once into the cache folder; after that, loading takes seconds and
-the same `BitsAndBytesConfig` quantizes it on a CPU as on a GPU. Nothing here knows about ECGs. Taught in: 12 §1–2.
+the same `BitsAndBytesConfig` quantizes it on a CPU as on a GPU. Weights in several files are read tensor by tensor and
+quantized on their way, so the host never holds the whole. Nothing here knows about ECGs. Taught in: 12 §1–2.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import logging
@@ -15,18 +17,19 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ecgchat_lib.errors import MissingPartError, ParameterError
+from ecgchat_lib.errors import MissingPartError
 from ecgchat_lib.models import PARTS, check_sha256, resolve, sha256_of
 from ecgchat_lib.paths import cache_folder
 
 MANIFEST = "ecgchat-manifest.json"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"  # transformers' names
 NF4_BITS_PER_WEIGHT = 4 + 8 / 64 + 32 / (64 * 256)  # code, 8-bit scale per 64 weights, float32 per 256 scales
 
 
@@ -38,8 +41,10 @@ class LanguageModel:
         model: a transformers causal language model, in evaluation mode.
         tokenizer: its tokenizer.
         name: the part's name in `ecgchat_lib.models.PARTS`.
-        sha256: hash of the weights that the model was loaded from, "" where several files hold them.
+        sha256: hash of the weights that the model was loaded from (`combined_hash`, if several files hold them).
         quantized: whether the linear layers are NF4.
+        files: sha256 of each file of weights, where there are several.
+        revision: the hub's commit it is from, "" for what came from a package.
     """
 
     model: Any
@@ -47,6 +52,8 @@ class LanguageModel:
     name: str
     sha256: str
     quantized: bool
+    files: Mapping[str, str] = field(default_factory=dict)
+    revision: str = ""
 
 
 @contextlib.contextmanager
@@ -75,11 +82,12 @@ def compute_dtype(device: str | torch.device) -> torch.dtype:
     """Return the number type that matrix products use on a device.
 
     bfloat16 on a GPU that has it, float16 on an older GPU (a T4), and float32 on a CPU: few CPUs multiply bfloat16
-    natively; where it is emulated, a training step takes many times longer than in float32.
+    natively; where it is emulated, a training step takes many times longer than in float32. torch says that a T4
+    supports bfloat16, too, unless it is asked to leave emulation out.
     """
     if torch.device(device).type != "cuda":
         return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 def nf4_config(dtype: torch.dtype) -> Any:
@@ -104,6 +112,7 @@ def load_language_model(
     device: str = "cpu",
     dtype: torch.dtype | None = None,
     download: bool = False,
+    revision: str | None = None,
 ) -> LanguageModel:
     """Load a causal language model and its tokenizer.
 
@@ -113,21 +122,44 @@ def load_language_model(
         device: "cpu" or "cuda".
         dtype: number type of products and of what isn't quantized; `compute_dtype(device)` if None.
         download: fetch the part from the hub if it isn't on this machine.
+        revision: the hub's branch, tag or commit; the part's own if None.
 
     Raises:
-        MissingPartError: the part isn't on this machine, or a file's hash is wrong.
+        MissingPartError: the part isn't on this machine, it has no safetensors, or a file's hash is wrong.
+    """
+    folder, digest = model_folder(name, download=download, revision=revision)
+    dtype = dtype or compute_dtype(device)
+    model, tokenizer = load_folder(folder, quantized=quantized, device=device, dtype=dtype)
+    files = weight_hashes(folder, name)
+    commit = folder.name if folder.parent.name == "snapshots" else ""
+    return LanguageModel(model, tokenizer, name, digest, quantized, files if len(files) > 1 else {}, commit)
+
+
+def load_folder(folder: Path, *, quantized: bool, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Load a model and its tokenizer from a folder of safetensors.
+
+    transformers maps each file into memory and takes one tensor after the other from it. With a quantization config it
+    quantizes that tensor on the device before it takes the next one (without one, four threads read ahead), so host
+    memory holds one tensor beside what the model keeps. Naming the device from the start spares a copy of the whole.
+
+    Args:
+        folder: with "model.safetensors", or an index and several files.
+        quantized: NF4 linear layers.
+        device: "cpu" or "cuda".
+        dtype: number type of products and of what isn't quantized.
+
+    Returns:
+        The model in evaluation mode, and the tokenizer.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder, digest = model_folder(name, download=download)
-    dtype = dtype or compute_dtype(device)
-    more: dict[str, Any] = {"quantization_config": nf4_config(dtype), "device_map": device} if quantized else {}
+    more: dict[str, Any] = {"quantization_config": nf4_config(dtype)} if quantized else {}
+    if quantized or torch.device(device).type != "cpu":
+        more["device_map"] = {"": device}
     with quiet_loading():
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **more)
-    if not quantized:
-        torch.nn.Module.to(model, device)
-    return LanguageModel(model.eval(), tokenizer, name, digest, quantized)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, **more)
+    return model.eval(), tokenizer
 
 
 def load_tokenizer(name: str = "language-model", *, download: bool = False) -> Any:
@@ -143,21 +175,81 @@ def load_tokenizer(name: str = "language-model", *, download: bool = False) -> A
         return AutoTokenizer.from_pretrained(folder)
 
 
-def model_folder(name: str = "language-model", *, download: bool = False) -> tuple[Path, str]:
+def model_folder(
+    name: str = "language-model", *, download: bool = False, revision: str | None = None
+) -> tuple[Path, str]:
     """Return the folder that transformers can load a language model from, and the sha256 of the weights it came from.
 
     A folder with a GGUF is unpacked into the cache first (once, about half a minute).
 
     Raises:
-        MissingPartError: as `ecgchat_lib.models.resolve`.
+        MissingPartError: as `ecgchat_lib.models.resolve`, or the folder has no safetensors.
     """
-    folder = resolve(name, download=download)
+    folder = resolve(name, download=download, revision=revision)
     files = sorted(folder.glob("*.gguf"))
-    if not files:
-        single = folder / "model.safetensors"
-        return folder, sha256_of(single) if single.is_file() else ""
-    digest = PARTS[name].files[files[0].name]
-    return unpack_gguf(files[0], digest), digest
+    if files:
+        digest = PARTS[name].files[files[0].name]
+        return unpack_gguf(files[0], digest), digest
+    return folder, combined_hash(weight_hashes(folder, name))
+
+
+def weight_hashes(folder: Path, name: str) -> dict[str, str]:
+    """Return the sha256 of each file of weights in a folder.
+
+    Args:
+        folder: with "model.safetensors", or an index that names several files.
+        name: the part's, for messages.
+
+    Raises:
+        MissingPartError: there are no safetensors, the index isn't readable, or a file that it names isn't there.
+    """
+    if (folder / SINGLE).is_file():
+        return {SINGLE: sha256_of(folder / SINGLE)}
+    index = folder / INDEX
+    if not index.is_file():
+        raise MissingPartError(name, _no_safetensors(folder), _remedy_for_pickles(name))
+    again = f"Fetch {PARTS[name].hub} again, with download=True" if name in PARTS else "Save the model again"
+    try:
+        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        files = sorted({str(file) for file in named})
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise MissingPartError(name, f"{index} isn't an index of weights ({error})", again) from error
+    outside = [file for file in files if Path(file).name != file or not file.endswith(".safetensors")]
+    if outside or not files:
+        found = repr(outside[0]) if outside else "no file"
+        raise MissingPartError(name, f"{index} names {found}, expected *.safetensors files beside it", again)
+    missing = [file for file in files if not (folder / file).is_file()]
+    if missing:
+        raise MissingPartError(
+            name, f"{len(missing)} of {len(files)} files of weights aren't in {folder}: {missing[0]}", again
+        )
+    return {file: sha256_of(folder / file) for file in files}
+
+
+def combined_hash(files: Mapping[str, str]) -> str:
+    """Return the hash of one file as it is, of several the sha256 of the lines "name hash" in order of their names."""
+    if len(files) == 1:
+        return next(iter(files.values()))
+    lines = "".join(f"{name} {digest}\n" for name, digest in sorted(files.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _no_safetensors(folder: Path) -> str:
+    pickles = sorted(path.name for path in [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])
+    if pickles:
+        return f"{folder} holds its weights as {pickles[0]}, a pickle, which may run code when it is opened"
+    return f"{folder} has neither {SINGLE} nor {INDEX}; expected the weights as safetensors"
+
+
+def _remedy_for_pickles(name: str) -> str:
+    hub = PARTS[name].hub if name in PARTS else None
+    if hub is None:
+        return "Save the model with save_pretrained, which writes safetensors"
+    return (
+        f'Name a revision of {hub} that has safetensors, as in load_language_model("{name}", revision="refs/pr/...", '
+        "download=True): look among the pull requests on its page, where the hub's converter "
+        "(huggingface.co/spaces/safetensors/convert) opens one for whoever asks"
+    )
 
 
 def unpack_gguf(gguf: Path, digest: str) -> Path:
@@ -213,70 +305,3 @@ def _check_manifest(folder: Path) -> None:
     hashes = json.loads(manifest.read_text(encoding="utf-8"))["sha256"]
     for name, expected in hashes.items():
         check_sha256(folder / name, expected, name="language-model", remedy=remedy)
-
-
-@dataclass(frozen=True)
-class MemoryPlan:
-    """Bytes that a language model with LoRA needs, estimated from its config alone.
-
-    Attributes:
-        weights: bytes of the frozen weights.
-        adapters: bytes of the adapters and their gradients and two Adam moments (all float32).
-        activations: bytes that one training step keeps for the backward pass, roughly.
-        parameters: number of frozen weights.
-        trainable: number of adapter weights.
-    """
-
-    weights: int
-    adapters: int
-    activations: int
-    parameters: int
-    trainable: int
-
-    @property
-    def total(self) -> int:
-        """All of it, in bytes."""
-        return self.weights + self.adapters + self.activations
-
-
-def plan(
-    config: Any,
-    *,
-    quantized: bool,
-    dtype: torch.dtype = torch.float32,
-    rank: int = 8,
-    batch: int = 1,
-    length: int = 256,
-) -> MemoryPlan:
-    """Estimate the memory of LoRA training from a model's config, before anything is allocated.
-
-    The weights are counted on the "meta" device, where tensors have shapes but no storage. Activations are counted as
-    the inputs of every linear layer plus the logits, which is a rough figure.
-
-    Args:
-        config: a transformers config.
-        quantized: NF4 linear layers.
-        dtype: number type of everything else.
-        rank: LoRA rank.
-        batch: sequences per step.
-        length: tokens per sequence.
-
-    Raises:
-        ParameterError: a size isn't positive.
-    """
-    if min(rank, batch, length) < 1:
-        raise ParameterError(f"rank={rank}, batch={batch}, length={length}: expected at least 1 each")
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"), quiet_loading():
-        model = AutoModelForCausalLM.from_config(config)
-    head = model.get_output_embeddings()
-    linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
-    bytes_per_number = torch.empty((), dtype=dtype).element_size()
-    parameters = sum(p.numel() for p in model.parameters())  # a tied head counts once
-    in_linears = sum(m.weight.numel() for m in linears)
-    per_weight = NF4_BITS_PER_WEIGHT / 8 if quantized else bytes_per_number
-    weights = round(in_linears * per_weight) + (parameters - in_linears) * bytes_per_number
-    trainable = sum(rank * (m.in_features + m.out_features) for m in linears)
-    kept = batch * length * (sum(m.in_features for m in linears) + config.vocab_size)
-    return MemoryPlan(weights, trainable * 4 * 4, kept * bytes_per_number, parameters, trainable)

@@ -210,7 +210,7 @@ def make_examples(
             encoded = encode_turns(material, row, [chosen[: config.rounds]], chat)
         else:
             encoded = encode_turns(material, row, [[turn] for turn in chosen[: config.questions]], chat)
-        examples.append(Example(encoded, row))
+        examples.append(Example(encoded, (row,)))
     return examples
 
 

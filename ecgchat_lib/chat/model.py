@@ -1,7 +1,8 @@
 """The chat model: a language model that reads ECG tokens where the text says `<ecg>`.
 
 An ECG encoder gives 101 tokens, the projector turns them into vectors as wide as word embeddings, and they are spliced
-in among the words. Nothing of the language model changes. Taught in: 11 §3.
+in among the words, for as many ECGs as the text has marks. Nothing of the language model changes. How a conversation
+goes on is in `generate.py`. Taught in: 11 §3.
 """
 
 from __future__ import annotations
@@ -77,45 +78,75 @@ class EcgChat(nn.Module):
         device: torch.device = self.language_model.get_input_embeddings().weight.device
         return device
 
+    @property
+    def context(self) -> int:
+        """The most places that the language model reads at a time."""
+        length: int = self.language_model.config.max_position_embeddings
+        return length
+
+    @property
+    def end_id(self) -> int:
+        """The token that ends an answer."""
+        token: int = self.tokenizer.convert_tokens_to_ids(self.template.end)
+        return token
+
+    def project(self, ecg: torch.Tensor) -> torch.Tensor:
+        """Project ECG tokens (ECGs, ecg tokens, width), wherever they are, to (ECGs, ecg tokens, hidden)."""
+        projected: torch.Tensor = self.projector(ecg.to(self.device, self.projector.up.weight.dtype))
+        return projected
+
     def splice(self, encoded: Encoded, ecg: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Put projected ECG tokens where the id `ECG_ID` stands.
+        """Put projected ECG tokens where the id `ECG_ID` stands, the first ECG at the first place and so on.
 
         Args:
-            encoded: a conversation.
-            ecg: (ecg tokens, hidden), projected.
+            encoded: a conversation, or a piece of one.
+            ecg: (ECGs, ecg tokens, hidden), projected; none (0, ecg tokens, hidden) where there is no mark.
 
         Returns:
             Embeddings (T, hidden), labels (T,) and branches (T,) with T = text tokens + ECG tokens.
 
         Raises:
-            EcgChatError: there isn't exactly one place for the ECG.
+            EcgChatError: there aren't as many places as ECGs.
         """
-        if encoded.ids.count(ECG_ID) != 1:
-            raise EcgChatError(f"{encoded.ids.count(ECG_ID)} places for an ECG, expected 1: write <ecg> once")
-        place = encoded.ids.index(ECG_ID)
-        words = torch.tensor([*encoded.ids[:place], *encoded.ids[place + 1 :]], device=self.device)
+        places = [k for k, token in enumerate(encoded.ids) if token == ECG_ID]
+        if len(places) != len(ecg):
+            raise EcgChatError(f"{len(places)} places for an ECG, expected {len(ecg)}: write <ecg> once for each ECG")
+        words = torch.tensor([t for t in encoded.ids if t != ECG_ID], dtype=torch.long, device=self.device)
         text = self.language_model.get_input_embeddings()(words)
-        embeddings = torch.cat([text[:place], ecg.to(text), text[place:]])
-        branches = encoded.branches or (0,) * len(encoded.ids)
-        labels = [*encoded.labels[:place], *[IGNORED] * len(ecg), *encoded.labels[place + 1 :]]
-        spread = [*branches[:place], *[branches[place]] * len(ecg), *branches[place + 1 :]]
-        return embeddings, torch.tensor(labels, device=self.device), torch.tensor(spread, device=self.device)
+        vectors: list[torch.Tensor] = []
+        labels: list[int] = []
+        branches: list[int] = []
+        of_all, past = encoded.branches or (0,) * len(encoded.ids), 0
+        for number, (place, tokens) in enumerate(zip(places, ecg.to(text), strict=True)):
+            vectors += [text[past - number : place - number], tokens]  # `number` marks before it have no word
+            labels += [*encoded.labels[past:place], *[IGNORED] * len(tokens)]
+            branches += [*of_all[past:place], *[of_all[place]] * len(tokens)]
+            past = place + 1
+        # Without a mark the ECG is empty; it keeps the projector in the graph, so that such a batch can be trained on.
+        vectors += [text[past - len(places) :]] if places else [text, ecg.to(text).flatten(0, 1)]
+        return (
+            torch.cat(vectors),
+            torch.tensor([*labels, *encoded.labels[past:]], device=self.device),
+            torch.tensor([*branches, *of_all[past:]], device=self.device),
+        )
 
     def prepare(self, encoded: Sequence[Encoded], ecg: torch.Tensor, *, left: bool = False) -> Batch:
         """Splice, pad and mask a batch.
 
         Args:
             encoded: B conversations.
-            ecg: (B, ecg tokens, width) from the encoder.
+            ecg: (ECGs, ecg tokens, width) from the encoder: those of all conversations, in the order of their marks.
             left: pad on the left, as generation needs it (the last place must be the newest word).
 
         Raises:
-            ParameterError: there isn't one ECG per conversation, or its width isn't the projector's.
+            ParameterError: there isn't one ECG per mark, or its width isn't the projector's.
         """
-        if len(encoded) != len(ecg):
-            raise ParameterError(f"{len(encoded)} conversations but {len(ecg)} ECGs; expected one each")
-        projected = self.projector(ecg.to(self.device, self.projector.up.weight.dtype))
-        parts = [self.splice(item, tokens) for item, tokens in zip(encoded, projected, strict=True)]
+        counts = [item.ids.count(ECG_ID) for item in encoded]
+        if sum(counts) != len(ecg):
+            raise ParameterError(
+                f"{sum(counts)} marks <ecg> in {len(encoded)} conversations but {len(ecg)} ECGs; expected one per mark"
+            )
+        parts = [self.splice(*pair) for pair in zip(encoded, self.project(ecg).split(counts), strict=True)]
         longest = max(len(part[1]) for part in parts)
         rows = [_pad(*part, longest, left) for part in parts]
         embeddings, labels, branches, real = (torch.stack(column) for column in zip(*rows, strict=True))
@@ -143,37 +174,58 @@ class EcgChat(nn.Module):
 
         Args:
             encoded: B conversations with answers.
-            ecg: (B, ecg tokens, width) from the encoder.
+            ecg: (ECGs, ecg tokens, width) from the encoder, in the order of the marks.
+
+        Raises:
+            EcgChatError: no conversation has an answer.
         """
         logits, targets = self.answer_logits(self.prepare(encoded, ecg))
+        if not len(targets):
+            raise EcgChatError(f"{len(encoded)} conversations without an answer, expected something to learn")
         return nn.functional.cross_entropy(logits, targets)
 
     @torch.no_grad()
-    def generate(self, encoded: Sequence[Encoded], ecg: torch.Tensor, *, max_new_tokens: int = 64) -> list[str]:
-        """Answer open conversations, greedily: always the likeliest next token.
+    def generate(
+        self, encoded: Sequence[Encoded], ecg: torch.Tensor, *, max_new_tokens: int = 64, **more: Any
+    ) -> list[str]:
+        """Answer open conversations together, with transformers' `generate`; greedily if nothing else is asked for.
 
         Args:
             encoded: B conversations whose last answer is missing.
-            ecg: (B, ecg tokens, width) from the encoder.
+            ecg: (ECGs, ecg tokens, width) from the encoder, in the order of the marks.
             max_new_tokens: most tokens of an answer.
+            more: what transformers' `generate` takes, such as `do_sample`, `temperature`, `streamer`.
 
         Returns:
             B answers without marks.
+
+        Raises:
+            EcgChatError: a prompt with its answer may grow longer than the language model reads.
         """
         batch = self.prepare(encoded, ecg, left=True)
-        end = self.tokenizer.convert_tokens_to_ids(self.template.end)
+        places = batch.mask.shape[-1]
+        if places + max_new_tokens > self.context:
+            raise EcgChatError(
+                f"a prompt of {places} places and {max_new_tokens} new tokens, but the language model reads "
+                f"{self.context}. Leave out older turns, or ask for fewer tokens"
+            )
         was_training = self.training
         self.eval()
         out = self.language_model.generate(
             inputs_embeds=batch.embeddings,
             attention_mask=batch.mask.long(),
             max_new_tokens=max_new_tokens,
-            do_sample=False,
-            eos_token_id=end,
-            pad_token_id=end if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id,
+            eos_token_id=self.end_id,
+            pad_token_id=self.end_id if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id,
+            **{"do_sample": False, **more},
         )
         self.train(was_training)
-        return [text.strip() for text in self.tokenizer.batch_decode(out, skip_special_tokens=True)]
+        return [self.said(ids) for ids in out.tolist()]
+
+    def said(self, ids: Sequence[int]) -> str:
+        """Return the text of an answer's tokens: no marks, no space around it, no half character at its end."""
+        text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(text).strip().rstrip("\N{REPLACEMENT CHARACTER}").strip()
 
 
 def _causal_model(language_model: Any) -> Any:

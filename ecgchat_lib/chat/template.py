@@ -1,7 +1,7 @@
 """Chat templates: how a conversation becomes tokens, where the ECG goes, and which tokens the model has to learn.
 
-Labels come from the answers' places in the text, never from counting tokens; and they are decoded again to prove that
-exactly the answers are left unmasked. Taught in: 10 §5.
+Labels come from the answers' places in the text, never from counting tokens; a token that crosses an answer's edge is
+an error, and the labels are decoded again to prove that exactly the answers are left unmasked. Taught in: 10 §5.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Encoded:
     """A conversation as token ids.
 
     Attributes:
-        ids: (tokens,) token ids, with `ECG_ID` once where the ECG tokens go.
+        ids: (tokens,) token ids, with `ECG_ID` wherever the tokens of an ECG go.
         labels: (tokens,) the id to be predicted at this place, or `IGNORED`.
         branches: (tokens,) which branch a token belongs to: 0 is the trunk that all see, k > 0 sees the trunk and
             itself only. Empty: one plain sequence.
@@ -132,40 +132,88 @@ def render(
     return text, spans
 
 
+def opening(lines: Sequence[str], *, ecg: bool = True) -> str:
+    """Return what stands before a question: the mark of its ECG, and what is said about the ECG in words.
+
+    Args:
+        lines: such as the measured line; each gets a line of its own.
+        ecg: whether ECG tokens are given.
+    """
+    return "".join(f"{line}\n" for line in ([ECG_MARK] if ecg else []) + list(lines))
+
+
 def encode(
     turns: Sequence[tuple[str, str | None]], tokenizer: Any, template: Template, *, system: str | None = None
 ) -> Encoded:
     """Turn a conversation into token ids and labels.
 
     Args:
-        turns: (question, answer) pairs; the first question holds `<ecg>` at most once.
+        turns: (question, answer) pairs; a question holds `<ecg>` as often as ECGs belong to it, which may be never.
         tokenizer: a fast tokenizer (it knows each token's place in the text).
         template: the chat template.
         system: another system text than the template's.
 
     Raises:
-        EcgChatError: a turn holds a mark of the template or a second `<ecg>`, or the tokens that would be learned
-            don't decode to exactly the answers.
+        EcgChatError: a turn holds a mark of the template, an answer holds `<ecg>`, a token crosses an answer's edge,
+            or the tokens that would be learned don't decode to exactly the answers.
+        ParameterError: the tokenizer is a slow one.
     """
-    _check_turns(turns, tokenizer, template)
+    _check_turns(turns, tokenizer, template, system)
     text, spans = render(turns, template, system=system)
-    ids: list[int] = []
-    labels: list[int] = []
+    coded = _tokens(text, tokenizer, template)
+    labels = tuple(_label(token, low, high, spans, text) for token, low, high in coded)
+    check_labels(labels, [text[low:high] for low, high in spans], tokenizer)
+    return Encoded(tuple(token for token, *_ in coded), labels)
+
+
+def prompt_ids(
+    turns: Sequence[tuple[str, str | None]], tokenizer: Any, template: Template, *, system: str | None = None
+) -> tuple[int, ...]:
+    """Return the token ids of a conversation as `encode` does, but without labels.
+
+    For answers that a model wrote and that nobody will train on: nothing about them has to be proven.
+
+    Raises:
+        EcgChatError: a turn holds a mark of the template, or an answer `<ecg>`.
+    """
+    _check_turns(turns, tokenizer, template, system)
+    return tuple(token for token, *_ in _tokens(render(turns, template, system=system)[0], tokenizer, template))
+
+
+def _tokens(text: str, tokenizer: Any, template: Template) -> list[tuple[int, int, int]]:
+    """Return each token with where it begins and ends in the text; the pieces between ECGs are cut up one by one."""
+    if not tokenizer.is_fast:
+        raise ParameterError(
+            f"{type(tokenizer).__name__} doesn't say where its tokens stand in the text. "
+            "Use the fast tokenizer (AutoTokenizer's default) of this model"
+        )
+    out: list[tuple[int, int, int]] = []
     if template.bos and tokenizer.bos_token_id is not None:
-        ids, labels = [tokenizer.bos_token_id], [IGNORED]
+        out.append((tokenizer.bos_token_id, 0, 0))
     start = 0
     for number, piece in enumerate(text.split(ECG_MARK)):
         if number:
-            ids.append(ECG_ID)
-            labels.append(IGNORED)
+            out.append((ECG_ID, start, start + len(ECG_MARK)))
             start += len(ECG_MARK)
         coded = tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
-        for token, (low, high) in zip(coded["input_ids"], coded["offset_mapping"], strict=True):
-            ids.append(token)
-            labels.append(token if _inside(start + low, start + high, spans) else IGNORED)
+        places = coded["offset_mapping"]
+        out += [(i, start + low, start + high) for i, (low, high) in zip(coded["input_ids"], places, strict=True)]
         start += len(piece)
-    check_labels(labels, [text[low:high] for low, high in spans], tokenizer)
-    return Encoded(tuple(ids), tuple(labels))
+    return out
+
+
+def _label(token: int, low: int, high: int, spans: Sequence[tuple[int, int]], text: str) -> int:
+    """Return the token if it stands inside an answer, `IGNORED` if outside; one that is in both worlds raises."""
+    for start, end in spans:
+        if start <= low < end and high <= end:
+            return token
+        if low < end and start < high:
+            raise EcgChatError(
+                f"the token {text[low:high]!r} crosses an edge of the answer {text[start:end]!r}. "
+                "An answer must not begin or end so that it melts into the template; strip it, "
+                "and use the template that belongs to this tokenizer"
+            )
+    return IGNORED
 
 
 def encode_conversation(conversation: Mapping[str, Any], tokenizer: Any, template: Template) -> Encoded:
@@ -196,16 +244,25 @@ def check_labels(labels: Sequence[int], answers: Sequence[str], tokenizer: Any) 
                 runs.append([])
             runs[-1].append(label)
         previous = label
-    found = [tokenizer.decode(run, skip_special_tokens=False, clean_up_tokenization_spaces=False) for run in runs]
+    found = [_decode_inside(run, tokenizer) for run in runs]
     for number in range(max(len(found), len(answers))):
         got = found[number] if number < len(found) else "nothing"
         wanted = answers[number] if number < len(answers) else "nothing"
-        # tokenizers of Llama 1 and 2 drop a leading space when they decode
-        if got != wanted and got != wanted.removeprefix(" "):
+        if got != wanted:
             raise EcgChatError(
                 f"answer {number}: the labels decode to {got!r}, expected {wanted!r}. "
                 "Tokens cross an answer's edge; use the template that belongs to this tokenizer"
             )
+
+
+def _decode_inside(ids: Sequence[int], tokenizer: Any) -> str:
+    """Decode tokens that stand inside a text. Llama's tokenizers drop the space at the start of what they decode."""
+    before = tokenizer("a", add_special_tokens=False)["input_ids"]
+    text, start = (
+        str(tokenizer.decode(part, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        for part in ([*before, *ids], before)
+    )
+    return text.removeprefix(start)
 
 
 def pack(conversations: Sequence[Encoded]) -> Encoded:
@@ -213,9 +270,10 @@ def pack(conversations: Sequence[Encoded]) -> Encoded:
 
     What they share becomes the trunk, each rest a branch that sees only the trunk and itself, at the positions it had
     alone. So the answers' probabilities are those of separate sequences, but the 101 ECG tokens are computed once.
+    The ids say where an ECG stands and not which: conversations about other ECGs must not be packed together.
 
     Args:
-        conversations: plain encoded conversations.
+        conversations: plain encoded conversations about the same ECGs, in the same order.
 
     Raises:
         EcgChatError: there is none, or they share nothing.
@@ -237,31 +295,37 @@ def pack(conversations: Sequence[Encoded]) -> Encoded:
     return Encoded(tuple(ids), tuple(labels), tuple(branches))
 
 
-def plain_text(text: str, tokenizer: Any, template: Template) -> str:
-    """Return a user's text without the marks that would end their turn or stand for an ECG."""
+def without_marks(text: str, tokenizer: Any, template: Template) -> str:
+    """Return a text without the marks that would end a turn or stand for an ECG; a space stands in their place."""
     for mark in sorted(_marks(tokenizer, template), key=len, reverse=True):
         text = text.replace(mark, " ")
-    return " ".join(text.split())
+    return text
+
+
+def plain_text(text: str, tokenizer: Any, template: Template) -> str:
+    """Return a user's text on one line, without the marks that would end their turn or stand for an ECG."""
+    return " ".join(without_marks(text, tokenizer, template).split())
 
 
 def _marks(tokenizer: Any, template: Template) -> set[str]:
-    marks = set(tokenizer.all_special_tokens) | {template.end, ECG_MARK}
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    marks = {*tokenizer.all_special_tokens, *special, template.end, ECG_MARK}
     if template.name == "smollm2":
         marks |= {"<|im_start|>", "<|im_end|>"}
     return marks
 
 
-def _check_turns(turns: Sequence[tuple[str, str | None]], tokenizer: Any, template: Template) -> None:
-    marks = _marks(tokenizer, template) - {ECG_MARK}
+def _check_turns(
+    turns: Sequence[tuple[str, str | None]], tokenizer: Any, template: Template, system: str | None
+) -> None:
+    marks = _marks(tokenizer, template)
+    parts = [("the system text", system or "", marks)]
     for number, (question, answer) in enumerate(turns):
-        for speaker, text, most in (("question", question, 1 if number == 0 else 0), ("answer", answer or "", 0)):
-            count = text.count(ECG_MARK)
-            if count > most:
-                raise EcgChatError(f"turn {number}, {speaker}: {count} marks {ECG_MARK}, expected at most {most}")
-            mark = next((mark for mark in marks if mark in text), None)
-            if mark is not None:
-                raise EcgChatError(f"turn {number}, {speaker}: holds the chat mark {mark!r}. Use plain_text() first")
-
-
-def _inside(low: int, high: int, spans: Sequence[tuple[int, int]]) -> bool:
-    return any(start <= low and high <= end for start, end in spans)
+        parts.append((f"turn {number}, question", question, marks - {ECG_MARK}))
+        parts.append((f"turn {number}, answer", answer or "", marks))
+    for where, text, forbidden in parts:
+        mark = next((mark for mark in sorted(forbidden) if mark in text), None)
+        if mark == ECG_MARK:
+            raise EcgChatError(f"{where}: holds the mark {ECG_MARK}, expected it in questions only")
+        if mark is not None:
+            raise EcgChatError(f"{where}: holds the chat mark {mark!r}. Use plain_text() first")

@@ -27,7 +27,7 @@ train_app = typer.Typer(
 
 @train_app.callback()
 def _group() -> None:
-    """Make `train` a group, so that its one command keeps its name."""
+    """Make `train` a group; the chat model's commands join it in `cli.py`, which stands above both rooms."""
 
 
 @train_app.command()

@@ -14,10 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ecgchat_lib.datasets.labels import STATEMENTS, superclasses
 from ecgchat_lib.errors import EcgChatError, ParameterError
 from ecgchat_lib.instruct.facts import check_facts
-from ecgchat_lib.instruct.findings import FINDINGS, Finding, get_finding, presence, present_codes, rhythm_of
+from ecgchat_lib.instruct.findings import (
+    FINDINGS,
+    Finding,
+    findings_of,
+    get_finding,
+    is_contradicted,
+    presence,
+    rhythm_of,
+    verdict_of,
+)
 from ecgchat_lib.instruct.wording import (
     ANSWERS,
     INTERVALS,
@@ -47,6 +55,7 @@ class Turn:
         truth: True or False for "presence", the rounded value for numbers (None: unknown), else the same as `about`.
         question: without the ECG mark and the measured values.
         answer: what the assistant should say.
+        wording: which texts were picked, such as "rhythm:1.0"; "" if nobody noted it.
     """
 
     kind: str
@@ -54,6 +63,7 @@ class Turn:
     truth: bool | int | str | None
     question: str
     answer: str
+    wording: str = ""
 
 
 class Teacher:
@@ -144,31 +154,17 @@ class Teacher:
 
     def findings(self) -> list[str]:
         """Return the names of what is present: the rhythm first, and no general finding beside its special one."""
-        rhythm = self.stated_rhythm()
-        names = [f.name for f in FINDINGS if not f.rhythm and presence(f, self.statements)]
-        if {"anterior_mi", "inferior_mi"} & set(names):
-            names.remove("infarction")
-        return ([rhythm] if rhythm else []) + names
+        return findings_of(self.statements, self._value("heart_rate_bpm"))
 
     def verdict(self) -> str | None:
         """Return "normal", "borderline" (called normal, yet with a finding), "abnormal", or None if nothing is said."""
-        present = present_codes(self.statements)
-        classes = set(superclasses(code for code in present if code in STATEMENTS)) - {"NORM"}
-        others = classes or set(self.findings()) - {"sinus", "sinus_arrhythmia"}
-        if "NORM" in present:
-            return "borderline" if others else "normal"
-        return "abnormal" if others else None
+        return verdict_of(self.statements, self._value("heart_rate_bpm"))
 
     def _value(self, field: str) -> int | None:
         return None if self.measurements is None else whole(self.measurements.judged(field))
 
     def _contradicted(self, rhythm: str) -> bool:
-        """Return whether the measured rate speaks against a stated slow or fast rhythm (or for one not stated)."""
-        rate = self._value("heart_rate_bpm")
-        if rate is None:
-            return False
-        slow, fast = rhythm == "sinus_bradycardia", rhythm == "sinus_tachycardia"
-        return (slow and rate > 62) or (fast and rate < 96) or (rhythm == "sinus" and not 48 <= rate <= 108)
+        return is_contradicted(rhythm, self._value("heart_rate_bpm"))
 
     def _pick(self, texts: Sequence[str]) -> str:
         return texts[int(self.rng.integers(len(texts)))]
@@ -310,17 +306,28 @@ def split_conversations(conversations: Sequence[Conversation], manifest: Manifes
         raise EcgChatError(f"patient {shared[0]} is on two sides of the split; expected one. Split by patient")
     out: dict[str, list[Conversation]] = {"train": [], "validation": [], "test": []}
     for item in conversations:
-        if item["ecg"] not in split_of:
-            raise EcgChatError(f"conversation {item['id']}: its ECG {item['ecg']} is not in the manifest")
-        out[split_of[item["ecg"]]].append(item)
+        sides = set()
+        for path in ecgs_of(item):
+            if path not in split_of:
+                raise EcgChatError(f"conversation {item['id']}: its ECG {path} is not in the manifest")
+            sides.add(split_of[path])
+        if len(sides) != 1:
+            raise EcgChatError(f"conversation {item['id']}: its ECGs are in {sorted(sides)}; expected one split")
+        out[sides.pop()].append(item)
     return out
+
+
+def ecgs_of(conversation: Conversation) -> list[str]:
+    """Return the ECGs of a conversation in the order of its marks; the original's format has one, as a text."""
+    return [conversation["ecg"]] if isinstance(conversation["ecg"], str) else list(conversation["ecg"])
 
 
 def validate_conversations(conversations: Sequence[Any]) -> list[Conversation]:
     """Check conversations against the original's format and return them.
 
-    The rules: `id` and `ecg` are texts, ids are unique; turns alternate human, gpt, human, …, gpt and are not empty;
-    the mark <ecg> stands exactly once, at the start of the first turn.
+    The rules: `id` is a text, ids are unique; `ecg` is a text, or several for a conversation about several ECGs; turns
+    alternate human, gpt, human, …, gpt and are not empty; the first turn starts with a mark <ecg>, and there are as
+    many marks as ECGs, each at the start of a line of a human turn. One ECG stands in the first turn.
 
     Raises:
         EcgChatError: with the conversation's place and id, the turn, what was found and what was expected.
@@ -331,30 +338,42 @@ def validate_conversations(conversations: Sequence[Any]) -> list[Conversation]:
         if not isinstance(item, dict) or {"id", "ecg", "conversations"} - set(item):
             raise EcgChatError(f"{where}: found {item!r:.80}, expected a dict with 'id', 'ecg' and 'conversations'")
         where += f" ({item['id']})"
-        for key in ("id", "ecg"):
-            if not isinstance(item[key], str) or not item[key]:
-                raise EcgChatError(f"{where}: '{key}' is {item[key]!r}, expected a text")
+        if not isinstance(item["id"], str) or not item["id"]:
+            raise EcgChatError(f"{where}: 'id' is {item['id']!r}, expected a text")
+        ecg = item["ecg"] if isinstance(item["ecg"], list) and len(item["ecg"]) > 1 else [item["ecg"]]
+        if not all(isinstance(path, str) and path for path in ecg):
+            raise EcgChatError(f"{where}: 'ecg' is {item['ecg']!r:.80}, expected a text, or a list of two or more")
         if item["id"] in seen:
             raise EcgChatError(f"{where}: this id stands twice. Give each conversation an id of its own")
         seen.add(item["id"])
-        _validate_turns(item["conversations"], where)
+        _validate_turns(item["conversations"], where, len(ecg))
     return list(conversations)
 
 
-def _validate_turns(turns: Any, where: str) -> None:
+def _validate_turns(turns: Any, where: str, ecgs: int) -> None:
     if not isinstance(turns, list) or not turns or len(turns) % 2:
         raise EcgChatError(f"{where}: expected a list of human and gpt turns in pairs, found {turns!r:.80}")
+    marks = 0
     for number, turn in enumerate(turns):
         speaker = "human" if number % 2 == 0 else "gpt"
         if not isinstance(turn, dict) or turn.get("from") != speaker:
             raise EcgChatError(f"{where}, turn {number}: found {turn!r:.80}, expected one from '{speaker}'")
         if not isinstance(turn.get("value"), str) or not turn["value"].replace(ECG_MARK, "").strip():
             raise EcgChatError(f"{where}, turn {number}: it says nothing. Drop the pair or write it")
-        expected = 1 if number == 0 else 0
-        if turn["value"].count(ECG_MARK) != expected:
+        found = turn["value"].count(ECG_MARK)
+        marks += found
+        if ecgs == 1 and found != (number == 0):
             raise EcgChatError(
-                f"{where}, turn {number}: {turn['value'].count(ECG_MARK)} marks {ECG_MARK}, expected {expected}. "
+                f"{where}, turn {number}: {found} marks {ECG_MARK}, expected {int(number == 0)}. "
                 "The ECG stands once, at the start of the first turn"
             )
+        starts = sum(line.startswith(ECG_MARK) for line in turn["value"].split("\n"))
+        if found and ecgs > 1 and (speaker == "gpt" or starts != found):
+            raise EcgChatError(
+                f"{where}, turn {number}: {found} marks {ECG_MARK}, {starts} of them at the start of a line; "
+                "each stands at the start of a line of a human turn"
+            )
+    if marks != ecgs:
+        raise EcgChatError(f"{where}: {marks} marks {ECG_MARK}, expected {ecgs}, one for each ECG")
     if not turns[0]["value"].startswith(ECG_MARK):
         raise EcgChatError(f"{where}, turn 0: starts with {turns[0]['value'][:20]!r}, expected {ECG_MARK}")

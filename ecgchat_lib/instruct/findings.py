@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ecgchat_lib.datasets.labels import STATEMENTS
+from ecgchat_lib.datasets.labels import STATEMENTS, superclasses
 from ecgchat_lib.errors import EcgChatError
 
 CERTAIN = 50.0  # percent; PTB-XL's likelihood from which a statement is spoken of as present
@@ -127,6 +127,45 @@ def rhythm_of(statements: Iterable[tuple[str, float]]) -> str | None:
     if len(names) > 1 and "sinus" in names:
         names.remove("sinus")
     return names[0] if len(names) == 1 else None
+
+
+def is_contradicted(rhythm: str, rate: int | None) -> bool:
+    """Return whether the measured rate, per minute, speaks against a stated slow, fast or plain sinus rhythm."""
+    if rate is None:
+        return False
+    slow, fast = rhythm == "sinus_bradycardia", rhythm == "sinus_tachycardia"
+    return (slow and rate > 62) or (fast and rate < 96) or (rhythm == "sinus" and not 48 <= rate <= 108)
+
+
+def findings_of(statements: Iterable[tuple[str, float]], rate: int | None = None) -> list[str]:
+    """Return the names of what is present: the rhythm first, and no general finding beside its special one.
+
+    Args:
+        statements: (code, likelihood in percent) pairs.
+        rate: the measured heart rate, or None; a rhythm that it contradicts is left out.
+    """
+    pairs = tuple(statements)
+    rhythm = rhythm_of(pairs)
+    names = [f.name for f in FINDINGS if not f.rhythm and presence(f, pairs)]
+    if {"anterior_mi", "inferior_mi"} & set(names):
+        names.remove("infarction")
+    return ([rhythm] if rhythm and not is_contradicted(rhythm, rate) else []) + names
+
+
+def verdict_of(statements: Iterable[tuple[str, float]], rate: int | None = None) -> str | None:
+    """Return "normal", "borderline" (called normal, yet with a finding), "abnormal", or None if nothing is said.
+
+    Args:
+        statements: (code, likelihood in percent) pairs.
+        rate: the measured heart rate, or None.
+    """
+    pairs = tuple(statements)
+    present = present_codes(pairs)
+    classes = set(superclasses(code for code in present if code in STATEMENTS)) - {"NORM"}
+    others = classes or set(findings_of(pairs, rate)) - {"sinus", "sinus_arrhythmia"}
+    if "NORM" in present:
+        return "borderline" if others else "normal"
+    return "abnormal" if others else None
 
 
 def rhythm_class(name: str | None) -> str | None:

@@ -5,6 +5,7 @@ RECORDS = 96  # synthetic recordings to learn from, 16..20000
 WARM_STEPS = 200  # steps of the warm start, 1..100000
 STEPS = 12  # optimizer steps of stage 1, 3..1000000
 BATCH = 2  # conversations per step, 1..256
+TURNS = 5  # questions of a conversation, 3..20
 MODEL = "language-model"  # the language model: language-model|vicuna-7b|vicuna-13b
 
 # %% tags=["setup"]
@@ -141,6 +142,34 @@ torch.testing.assert_close(batch.embeddings[0, at : at + 101], projected.to(batc
 print("places", at, "to", at + 100, "are the projected ECG tokens")
 
 # %% [markdown]
+# Nothing says that there is one ECG. A question may compare yesterday's with today's, or hold no ECG at all: each mark
+# takes the next ECG of the batch, in reading order. What stands before a question is written by `opening`.
+
+# %%
+from ecgchat_lib.chat.template import opening
+
+two = opening(["Yesterday."]) + opening(["Today."]) + "What has changed?"
+pair = encode([(two, "The rate."), ("Is it normal?", "No.")], chat.tokenizer, chat.template)
+text_only = encode([("What is a PR interval?", "From P to QRS.")], chat.tokenizer, chat.template)
+mixed = chat.prepare([pair, text_only], real_tokens[:2])
+print(two.replace("\n", " | "))
+print("marks:", pair.ids.count(ECG_ID), "and", text_only.ids.count(ECG_ID))
+places = [int(row.sum()) for row in mixed.mask]
+assert places == [len(pair.ids) - 2 + 2 * 101, len(text_only.ids)]
+print("places:", places)
+
+# %% [markdown]
+# One ECG too few or too many is an error, not a guess:
+
+# %%
+from ecgchat_lib.errors import EcgChatError
+
+try:
+    chat.prepare([pair], real_tokens[:1])
+except EcgChatError as error:
+    print(error)
+
+# %% [markdown]
 # A fresh projector's outputs have any length, the words' vectors have theirs. So that neither drowns the other, the
 # projector's last layer is scaled once (`scale_to`).
 
@@ -241,7 +270,7 @@ for row, item in enumerate(made):
     turn = Teacher(item.statements, None, np.random.default_rng(row)).diagnosis()
     if turn is not None:
         pair = [("<ecg>\n" + turn.question, turn.answer)]
-        examples.append(Example(encode(pair, chat.tokenizer, chat.template), row))
+        examples.append(Example(encode(pair, chat.tokenizer, chat.template), (row,)))
 before = [p.double().sum().item() for p in chat.language_model.parameters()]
 config = TrainConfig(steps=STEPS, batch=BATCH, learning_rate=5e-3, seed=SEED)
 losses = train_projector(chat, examples, tokens, config)
@@ -282,7 +311,7 @@ def pad_left(lengths):
 check("11.2", pad_left)
 
 # %% [markdown]
-# The library's version, checked: two prompts in one batch give the logits that each gives alone.
+# The library's version, checked: two conversations in one batch give the logits that each gives alone.
 
 # %%
 longer = encode([("<ecg>\nIs it normal?", "No."), ("Why not?", "The rhythm.")], chat.tokenizer, chat.template)
@@ -292,6 +321,106 @@ with torch.no_grad():
 difference = (together - torch.cat(alone)).abs().max().item()
 assert difference < 1e-3
 print("largest difference below 0.001:", difference < 1e-3)
+starts = chat.prepare([asked, longer], real_tokens[:2], left=True).positions.tolist()
+print("padded on the left, the positions begin:", [row[:10] for row in starts])
+
+# %% [markdown]
+# ## 7. A conversation keeps what it read
+#
+# In a second question everything before it is read again, the ECG too, though none of it has changed. In a causal
+# model the *keys and values* of a place depend on the places before it alone, so they can be kept: the **KV cache**.
+# Only what is new goes through the model. `Conversation` does that, and also takes an ECG in a later turn.
+#
+# **Predict:** the first question needs the 101 places of its ECG and some for words. How many does the fifth need, with
+# the cache and without?
+
+# %%
+from ecgchat_lib.chat.generate import Conversation, Decoding
+
+chat.eval()
+talk = Conversation(chat, Decoding(max_new_tokens=4))
+talk.add(real_tokens[0], ["Yesterday."])
+for number in range(TURNS):
+    if number == 2:
+        talk.add(real_tokens[1], ["Today."])  # another ECG, in the third turn
+    talk.ask(f"What about question {number + 1}?")
+assert talk.prefilled[0] > 101
+assert talk.prefilled[2] > 101
+assert all(count < 60 for number, count in enumerate(talk.prefilled) if number not in (0, 2))
+print("Only where an ECG is new more than 100 places are read; the other turns need fewer than 60.")
+run.show(f11.places_read, talk.prefilled, talk.prompts, {"seed": SEED, "turns": TURNS, "ecg_in_turns": [1, 3]})
+
+# %% [markdown]
+# The bars are counts, not times, but nearly all of the time to an answer's first word is spent on them. So the fifth
+# question costs what the second one does. Measured on the shipped mini:
+
+# %%
+import json
+
+from ecgchat_lib.paths import data_folder
+
+recorded = data_folder() / "results" / "chat_turns.json"
+if recorded.is_file():
+    timed = json.loads(recorded.read_text())
+    ratios = timed["last_turn_over_second"]
+    print(f"first token, turn {len(timed['turns'])} over turn 2: kept {ratios['kept']:.2f}, anew {ratios['anew']:.2f}")
+    print(
+        f"{timed['batch']['questions']} answers together: {timed['batch']['times_faster']:.1f} times faster than alone"
+    )
+else:
+    print("not run")
+
+# %% [markdown]
+# But is a kept cache right? Between the turns the answer is written down as text, and its end mark is put behind it.
+# Cut into tokens again, text need not give the tokens that the model made. So before each answer the whole conversation
+# is turned into ids, the cache is cut back to where these agree with what it holds, and the rest is read. What it holds
+# must be what reading all of it at once gives:
+
+# %%
+from ecgchat_lib.chat.template import Encoded
+
+with torch.no_grad():
+    again = chat.prepare([Encoded(talk.ids, (-100,) * len(talk.ids))], real_tokens[:2])
+    fresh_cache = chat.language_model(inputs_embeds=again.embeddings, use_cache=True).past_key_values
+far = max((a.keys - b.keys).abs().max().item() for a, b in zip(talk._cache.layers, fresh_cache.layers, strict=True))
+print("layers:", len(fresh_cache.layers), " same keys as read at once:", far < 1e-2)
+assert far < 1e-2
+
+# %% [markdown]
+# The answer comes in pieces, as it is made (*streaming*). A piece never ends in the middle of a character, though a
+# token may: "é" can be two tokens. The pieces that don't make a whole character wait for the next one.
+
+# %%
+ids = chat.tokenizer("Schläge 🫀", add_special_tokens=False).input_ids
+for count in range(len(ids) - 4, len(ids) + 1):
+    print(count, "tokens:", repr(chat.tokenizer.decode(ids[:count])), "→", repr(chat.said(ids[:count])))
+
+# %% [markdown]
+# ### Exercise 11.3 How much of a cache can stay (★★☆, 15 min)
+#
+# The cache holds some ids, and the next prompt has others. How many *places* must be removed from the end of the
+# cache, and how many must be read? The mark −200 stands for a whole ECG. The last id of the prompt is always read,
+# since its output chooses the answer's first token.
+#
+# <details><summary>Hint 1</summary>Count from the front how many ids agree; stop at the first that doesn't.</details>
+# <details><summary>Hint 2</summary>At most all ids of the prompt but one can stay.</details>
+# <details><summary>Hint 3</summary>An id takes one place, a mark `ecg_tokens` places.</details>
+
+
+# %% tags=["solution"]
+def plan_turn(held, ids, ecg_tokens):
+    """held: ids in the cache; ids: those of the prompt. Return (places to remove, places to read)."""
+    # <solution>
+    same = 0
+    while same < min(len(held), len(ids) - 1) and held[same] == ids[same]:
+        same += 1
+    places = [sum(ecg_tokens if token == -200 else 1 for token in part[same:]) for part in (held, ids)]
+    return places[0], places[1]
+    # </solution>
+
+
+# %%
+check("11.3", plan_turn)
 
 # %% [markdown]
 # ## Recap
@@ -300,14 +429,17 @@ print("largest difference below 0.001:", difference < 1e-3)
 # - The projector is two linear layers; in stage 1 only it gets gradients, all through a frozen model (section 3).
 # - Scale and a warm start bring its outputs near the words before an expensive step is made (sections 2 and 4).
 # - Padding, on the left for generation, changes nothing (exercise 11.2).
+# - A conversation keeps keys and values and reads what is new, also a second ECG (exercise 11.3).
 #
-# **What to copy.** `ecgchat_lib/chat/projector.py` needs torch alone; `chat/model.py` needs it and transformers.
+# **What to copy.** `ecgchat_lib/chat/projector.py` needs torch alone; `chat/model.py` needs it and transformers,
+# `chat/generate.py` these two.
 #
 # **Common errors**
 #
 # - *A projector that was never loaded.* It answers fluently, about nothing. Compare logits after loading.
 # - *Tokens of another encoder, or from after its last norm.* Same shape, no error. Our folders keep the encoder's hash.
 # - *The mark is tokenized as text.* Then the model reads `<`, `ecg`, `>` and no ECG. Count the places.
+# - *A kept cache after the text has changed.* Dropped turns, a trimmed answer: compare ids, not lengths.
 # - *`torch.no_grad()` around the frozen model.* Then nothing reaches the projector. Freeze weights, not the graph.
 #
 # ## References

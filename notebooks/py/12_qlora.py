@@ -162,26 +162,187 @@ print("by hand equals peft: x W' + (alpha / r) x A' B'")
 # %% [markdown]
 # ## 3. What fits into memory?
 #
-# Before anything is allocated, `plan` counts: the weights from a model without storage (torch's *meta* device), the
-# adapters with gradients and two moments for Adam, and roughly what a step keeps for the backward pass.
+# A GPU must hold, all at once: the frozen weights; the adapters, their gradients and what the optimizer remembers; what
+# each layer keeps for the backward pass (*activations*); the head's output over the whole vocabulary; and whatever
+# comes and goes meanwhile. The first two can be counted on paper.
+#
+# **Predict:** what takes more in a 7B model with adapters of rank 16: the adapters, or AdamW's memory of them?
+#
+# ### Exercise 12.3 What must be held (★★☆, 10 min)
+#
+# Frozen linear layers are in NF4 (the bits per weight are above), all other frozen weights in 16 bits. An adapter's
+# numbers are float32, its gradients, too, and AdamW keeps two moments per number, in float32.
+#
+# <details><summary>Hint 1</summary>A layer has $\text{in} \cdot \text{out}$ weights, its adapter
+# $r(\text{in} + \text{out})$ numbers.</details>
+# <details><summary>Hint 2</summary>Each adapter number is there four times: itself, its gradient, two
+# moments.</details>
+
+
+# %% tags=["solution"]
+def held(layers, others, rank):
+    """layers: (in, out) of each linear layer; others: number of weights in 16 bits. Return bytes."""
+    # <solution>
+    bits = 4 + 8 / 64 + 32 / (64 * 256)
+    frozen = sum(inward * outward for inward, outward in layers) * bits / 8 + 2 * others
+    adapters = rank * sum(inward + outward for inward, outward in layers)
+    return frozen + 4 * 4 * adapters
+    # </solution>
+
 
 # %%
-from transformers import AutoConfig, LlamaConfig
+check("12.3", held)
 
-from ecgchat_lib.chat.language_model import model_folder, plan
+# %% [markdown]
+# `plan` counts all of it from a config alone: weights on torch's *meta* device, where tensors have shapes but no
+# storage, and activations from what each operation of a block keeps. Vicuna-7B by hand and by `plan`:
 
-sizes = {"SmolLM2-135M": AutoConfig.from_pretrained(model_folder()[0])}
-for name, hidden, middle, blocks, heads in (("Vicuna-7B", 4096, 11008, 32, 32), ("Vicuna-13B", 5120, 13824, 40, 40)):
-    shape = {"hidden_size": hidden, "intermediate_size": middle, "num_hidden_layers": blocks}
-    sizes[name] = LlamaConfig(**shape, num_attention_heads=heads, vocab_size=32000, tie_word_embeddings=False)
+# %%
+from ecgchat_lib.chat.plan import known_config, plan
+from ecgchat_lib.course.exercises.e12 import held as by_hand
+
+config = known_config("vicuna-7b")
+width, middle = config.hidden_size, config.intermediate_size
+block = 4 * [(width, width)] + 2 * [(width, middle)] + [(middle, width)]
+rest = 2 * config.vocab_size * width + (2 * config.num_hidden_layers + 1) * width  # embedding, head, norms
+counted = by_hand(config.num_hidden_layers * block, rest, 16)
+planned = plan(config, quantized=True, dtype=torch.float16, rank=16, length=512, ecg_width=0)
+assert abs(planned.weights + 2 * planned.adapters + planned.optimizer - counted) < 1e-3 * counted
+print(f"by hand {counted / 1e9:.2f} GB, as planned; with all that a step takes:", "\n")
+print("\n".join(planned.lines()))
+
+# %% [markdown]
+# Is that right? The same counting was held beside training steps on a CPU, whose allocator was asked what it gave out.
+# (A GPU adds its context, workspace and rounding: the *reserve*.)
+
+# %%
+import json
+
+from ecgchat_lib.paths import data_folder
+
+recorded = json.loads((data_folder() / "results" / "chat_plan.json").read_text(encoding="utf-8"))
+for row in recorded["steps"]:
+    form = ("NF4" if row["quantized"] else "float32") + (", checkpointed" if row["checkpointing"] else "")
+    megabytes = [row[kind]["total"] / 1e6 for kind in ("planned", "measured")]
+    print(f"{row['shape']:10s} {form:22s} planned {megabytes[0]:7.1f} MB, measured {megabytes[1]:7.1f} MB")
+assert all(0.9 < row["ratio"]["total"] < 1.1 for row in recorded["steps"])
+
+# %% [markdown]
+# ### Gradient checkpointing
+#
+# The largest part is the activations. *Checkpointing* keeps only each block's input and computes the block a second
+# time when the backward pass arrives there: a third more time for a small part of the memory.
+
+# %%
+from torch.utils.checkpoint import checkpoint
+
+torch.manual_seed(SEED)
+block = torch.nn.Sequential(*[torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.GELU()) for _ in range(6)])
+weights = {p.data_ptr() for p in block.parameters()}
+
+
+def kilobytes_kept(way):
+    kept = {}
+
+    def keep(tensor):
+        if tensor.data_ptr() not in weights:
+            kept[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = way(torch.randn(100, 64, requires_grad=True))
+    return sum(kept.values()) / 1e3, out
+
+
+print(f"all kept:     {kilobytes_kept(block)[0]:6.1f} kB wait for the backward pass")
+again, out = kilobytes_kept(lambda x: checkpoint(block, x, use_reentrant=False))
+print(f"checkpointed: {again:6.1f} kB")
+
+# %% [markdown]
+# One trap cost many people days. torch's older way of checkpointing (`use_reentrant=True`) computes a block *without*
+# gradients if its input needs none. With QLoRA the first block's input is word embeddings, which are frozen: they need
+# none. So the adapters inside never learn, and nothing fails:
+
+# %%
+import warnings
+
+last = torch.nn.Linear(64, 1)  # trained as well, so that the loss has a gradient
+for needed in (False, True):
+    block.zero_grad(set_to_none=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns; in a long log nobody sees it
+        x = torch.randn(4, 64).requires_grad_(needed)
+        last(checkpoint(block, x, use_reentrant=True)).sum().backward()
+    learned = sum(p.grad is not None for p in block.parameters())
+    print(f"input requires a gradient: {needed!s:5s}  weights inside with a gradient: {learned} of 12")
+
+# %% [markdown]
+# The loop of the library makes the input require a gradient, takes the newer way, and checks after the second step that
+# nothing trained is without a gradient.
+#
+# ### AdamW in eight bits
+#
+# The moments can be stored like the weights: a byte per number and a scale per block of 256. They are read, changed and
+# rounded in each step. *Paged*, they move to the host's memory when the GPU's is full.
+
+# %%
+moment = torch.from_numpy(run.rng.normal(0, 1e-3, 256 * 64).astype(np.float32))
+stored, state = four_bits.quantize_blockwise(moment, blocksize=256)
+back = four_bits.dequantize_blockwise(stored, state)
+size = stored.nbytes + state.absmax.nbytes
+print(f"{moment.nbytes / size:.2f} times smaller;", end=" ")
+print("error below 2 % of the spread:", bool((back - moment).std() < 0.02 * moment.std()))
+
+# %% [markdown]
+# ### What fits which GPU
+#
+# Each row starts from what was asked (NF4, rank 16, 4 sequences of 512 places). Where that doesn't fit, the cheapest
+# thing is given up first: time, for checkpointing; then a large batch (several passes make up for it); then AdamW's
+# precision.
+
+# %%
+from ecgchat_lib.chat.plan import table
+
+asked = {"quantized": True, "rank": 16, "batch": 4, "length": 512, "answers": 2, "ecg_width": 768}
+rows = table(("vicuna-7b", "vicuna-13b"), **asked)
+for row in rows:
+    need, fitted = row["asked"].total / 1e9, row["plan"].total / 1e9
+    given = "; with " + ", ".join(text.split(" (")[0] for text in row["given_up"]) if row["given_up"] else ""
+    print(
+        f"{row['model']:10s} {row['gpu']:7s} {need:5.1f} GB asked{given + f': {fitted:.1f} GB' if given else ', fits'}"
+    )
+assert all(row["fits"] for row in rows)
+host = max(row["plan"].host for row in rows) / 1e9
+print(f"host memory while loading: at most {host:.1f} GB")
+
+# %% [markdown]
+# So a T4 trains even the paper's 13B model. Its host memory isn't the limit either, although the weights in 16 bits
+# are twice as large as that: they come in several files, which are mapped, not read; one tensor after the other is
+# copied to the GPU and quantized there. (Only *safetensors* can be mapped so, and only they are safe to open; a pickle,
+# `*.bin`, may run code. The library refuses it and says which revision to look for.)
+
+# %%
 plans = {
-    name: tuple(plan(config, quantized=q, dtype=torch.float16, rank=RANK, length=512) for q in (False, True))
-    for name, config in sizes.items()
+    (name, form): plan(known_config(part), dtype=torch.float16, **{**asked, **change})
+    for name, part in (("7B", "vicuna-7b"), ("13B", "vicuna-13b"))
+    for form, change in (
+        ("16 bits", {"quantized": False}),
+        ("NF4", {}),
+        ("NF4, checkpointed", {"checkpointing": True}),
+    )
 }
-for name, (full, small) in plans.items():
-    millions, sixteen, four = full.parameters / 1e6, full.weights / 1e9, small.weights / 1e9
-    print(f"{name:13s} {millions:8.1f} M weights: {sixteen:5.2f} GB in 16 bits, {four:5.2f} GB in NF4")
-run.show(f12.memory, plans)
+run.show(f12.memory, plans, 15.0)
+
+# %% [markdown]
+# What if it doesn't fit? `check` says what each thing that can be given up would save:
+
+# %%
+from ecgchat_lib.errors import EcgChatError
+
+try:
+    plans["13B", "16 bits"].check(15e9, 12.7e9, name="a T4")
+except EcgChatError as error:
+    print(str(error).replace("; ", ";\n  ").replace("What helps: ", "What helps:\n  "))
 
 # %% [markdown]
 # ## 4. Stage 2, for real
@@ -191,19 +352,21 @@ run.show(f12.memory, plans)
 # names that match nothing, or a helper that freezes everything.)
 
 # %%
-from ecgchat_lib.chat.language_model import load_language_model
+from ecgchat_lib.chat.language_model import compute_dtype, load_language_model
 from ecgchat_lib.chat.mini_recipe import build_chat
 from ecgchat_lib.chat.train import add_lora, trained_parameters
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
+saving = {"checkpointing": True, "optimizer": "paged_adamw_8bit"} if device == "cuda" else {}
 language_model = load_language_model(MODEL, quantized=True, device=device)
-planned = plan(language_model.model.config, quantized=True, rank=RANK)
+sizes = {"rank": RANK, "dropout": 0.0, "length": 192, "device": device, "dtype": compute_dtype(device)}
+planned = plan(language_model.model.config, quantized=True, **sizes, **saving)
 chat = build_chat(language_model, 192, SEED)
 adapted = add_lora(chat, rank=RANK, alpha=2 * RANK, dropout=0.0, seed=SEED)
 trained = sum(p.numel() for name, p in trained_parameters(chat).items() if "lora_" in name)
 assert trained == planned.trainable
 print(f"{len(adapted)} layers adapted: {trained:,} adapter weights, as planned")
-print(f"frozen weights: {language_model.model.get_memory_footprint() / 1e6:.0f} MB with adapters")
+print("\n".join(planned.lines()[3:]))
 
 # %%
 from ecgchat_lib.chat.template import encode, pack
@@ -224,7 +387,7 @@ for row, item in enumerate(made):
     turns = [turn for turn in (teacher.rhythm(), teacher.normal()) if turn is not None]
     coded = [encode([("<ecg>\n" + t.question, t.answer)], chat.tokenizer, chat.template) for t in turns]
     if coded:
-        examples.append(Example(pack(coded), row))
+        examples.append(Example(pack(coded), (row,)))
 print(len(examples), "sequences; the first has", len(examples[0].encoded.ids) + 100, "places for two questions")
 
 # %% [markdown]
@@ -233,7 +396,9 @@ print(len(examples), "sequences; the first has", len(examples[0].encoded.ids) + 
 # saves most of the work.
 
 # %%
-config = TrainConfig(steps=STEPS, batch=1, learning_rate=1e-3, projector_rate=1e-3, seed=SEED)
+rates = {"learning_rate": 1e-3, "projector_rate": 1e-3}
+memory = {"checkpoint_blocks": bool(saving), "optimizer": planned.settings.optimizer}
+config = TrainConfig(steps=STEPS, batch=1, seed=SEED, **rates, **memory)
 losses = train_chat(chat, examples, tokens, config)
 third = max(1, STEPS // 3)
 print("mean loss of the last third below two thirds of the first third's:", end=" ")
@@ -267,6 +432,20 @@ with torch.no_grad():
     after, _ = loaded.answer_logits(loaded.prepare(*batch))
 print("files:", ", ".join(sorted(read_manifest(folder)["sha256"])))
 print("the same logits after loading:", bool(torch.allclose(before, after, atol=1e-4)))
+
+# %% [markdown]
+# To answer faster, or for other programs, adapters are *merged*: $W + \frac{\alpha}{r} BA$ is one matrix again. They
+# were trained beside rounded weights, so they belong to these: `merge` takes the weights out of NF4 and adds there.
+# Added to the weights before rounding, every layer would be off by what NF4 rounds.
+
+# %%
+from ecgchat_lib.chat.export import merge
+
+loaded.language_model = merge(loaded.language_model)
+with torch.no_grad():
+    merged, _ = loaded.answer_logits(loaded.prepare(*batch))
+print("adapters left:", sum("lora_" in name for name, _ in loaded.named_parameters()))
+print("the same logits after merging:", bool(torch.allclose(before, merged, atol=1e-2)))
 del loaded
 
 # %% [markdown]
@@ -287,10 +466,6 @@ del loaded
 # **Predict:** which kind of question breaks first, and which doesn't break at all?
 
 # %%
-import json
-
-from ecgchat_lib.paths import data_folder
-
 recorded = json.loads((data_folder() / "results" / "ecg-chat-mini.json").read_text(encoding="utf-8"))["fold9"]
 kinds = {"own_ecg": "its own ECG", "other_tokens": "another's tokens", "other_ecg": "another's ECG"}
 rows = []
@@ -328,18 +503,21 @@ print("\n".join(answer.evidence))
 #
 # - NF4 names sixteen levels where weights are dense; a block of 64 shares one scale (exercise 12.1).
 # - LoRA trains $r(\text{in} + \text{out})$ numbers beside a frozen weight, and starts without effect (exercise 12.2).
-# - `plan` says what fits before it is allocated (section 3).
+# - `plan` says what fits before it is allocated, and what to give up if it doesn't (exercise 12.3, section 3).
+# - Checkpointing trades a third more time for most of the activations; the input must require a gradient.
 # - Every adapter got a gradient, the loss fell, and loading gave the same logits (sections 4 and 5).
 # - Exchanging the ECG tokens, or the signs read from them, shows what an answer rests on (section 6).
 #
-# **What to copy.** `ecgchat_lib/chat/language_model.py` (NF4 and plans), `chat/train.py` (both stages), and
-# `chat/checkpoint.py` (a folder that refuses wrong partners).
+# **What to copy.** `ecgchat_lib/chat/language_model.py` (NF4 from several files), `chat/plan.py` (memory),
+# `chat/train.py` (both stages), and `chat/checkpoint.py` (a folder that refuses wrong partners).
 #
 # **Common errors**
 #
 # - *Zero adapters.* Names in `target_modules` that match nothing train nothing. Count them.
-# - *bf16 on a T4, or on a CPU without it.* A T4 has none; most CPUs emulate it, very slowly. `compute_dtype` chooses.
-# - *Saving a quantized model's merged weights.* Keep the adapter apart; merging into NF4 rounds it away.
+# - *bf16 on a T4, or on a CPU without it.* A T4 has none, though torch says it has (it counts emulation); most CPUs
+#   emulate it, very slowly. `compute_dtype` chooses.
+# - *Checkpointing, and the loss falls a little and stops.* Only what lies after the last block learns; see section 3.
+# - *Merging into weights in NF4.* Rounding them again takes most of the adapter away. Merge in full precision.
 # - *The adapter on another base.* Same shapes, other model: fluent nonsense. Compare hashes.
 #
 # ## References

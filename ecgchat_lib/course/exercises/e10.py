@@ -1,4 +1,4 @@
-"""Exercises of notebook 10: whether a finding is present, absent or left open; and which tokens to learn."""
+"""Exercises of notebook 10: present, absent or open; wrong numbers; which tokens to learn; how far a no reaches."""
 
 from __future__ import annotations
 
@@ -164,6 +164,71 @@ def _questions_learned(ids: list[int], offsets: list[tuple[int, int]], spans: li
     return [token if label == -100 else -100 for token, label in zip(ids, masked, strict=True)]
 
 
+# --- 10.4 --------------------------------------------------------------------------------------------------------
+
+
+def is_denied(sentence: str, finding: str) -> bool:
+    """Reference of 10.4: whether a negation before the finding reaches it, with no "but" between."""
+    import re
+
+    before = sentence.split(finding)[0]
+    reach = re.split(r"\b(?:but|however|although)\b", before)[-1]
+    return bool(re.search(r"\b(?:no|not|without|neither|nor)\b", reach))
+
+
+_NAMES = ("atrial fibrillation", "left bundle branch block", "st depression", "sinus rhythm")
+_FRAMES = (
+    "there is no {0}.",
+    "no {0}, but {1} is present.",
+    "this is {0} without {1}.",
+    "neither {0} nor {1} is seen.",
+    "{0} is present, not {1}.",
+    "it does not show {0}, however {1} is there.",
+    "a normal axis and {0}.",
+    "notable findings: {0} and {1}.",
+    "although no {0} is seen, {1} is.",
+)
+
+
+def _verify_denied(answer: Callable[[str, str], bool], rng: Any) -> None:
+    for frame in _FRAMES:
+        names = [str(name) for name in rng.permutation(_NAMES)[:2]]
+        sentence = frame.format(*names)
+        for finding in names:
+            if finding not in sentence:
+                continue
+            found, expected = answer(sentence, finding), is_denied(sentence, finding)
+            if found is not expected:
+                raise Misconception(
+                    f"{sentence!r}, {finding!r}: expected {expected}, found {found!r}. {_why(sentence)}"
+                )
+
+
+def _why(sentence: str) -> str:
+    if "but" in sentence or "however" in sentence:
+        return "A negation ends where 'but' or 'however' begins."
+    if "normal" in sentence or "notable" in sentence:
+        return "'normal' and 'notable' hold no word 'no' or 'not'."
+    return "Only a negation before the finding reaches it."
+
+
+def _anywhere(sentence: str, finding: str) -> bool:
+    import re
+
+    return bool(re.search(r"\b(?:no|not|without|neither|nor)\b", sentence))
+
+
+def _through_but(sentence: str, finding: str) -> bool:
+    return _anywhere(sentence.split(finding)[0], finding)
+
+
+def _inside_words(sentence: str, finding: str) -> bool:
+    before = sentence.split(finding)[0]
+    for stop in ("but", "however", "although"):
+        before = before.split(stop)[-1]
+    return any(word in before for word in ("no", "not", "without", "neither", "nor"))
+
+
 EXERCISES = (
     Exercise(
         id="10.1",
@@ -200,6 +265,19 @@ EXERCISES = (
             ("the end mark of each answer is left out", _without_last),
             ("only the last answer counts", _only_last_span),
             ("questions and answers are confused", _questions_learned),
+        ),
+    ),
+    Exercise(
+        id="10.4",
+        title="how far a no reaches",
+        difficulty=2,
+        minutes=10,
+        verify=_verify_denied,
+        reference=is_denied,
+        wrong=(
+            ("a negation anywhere in the sentence counts", _anywhere),
+            ("a negation goes on after 'but'", _through_but),
+            ("'normal' is taken for a 'no'", _inside_words),
         ),
     ),
 )

@@ -1,4 +1,4 @@
-"""Exercises of notebook 11: splice ECG tokens into a prompt, and pad a batch for generation."""
+"""Exercises of notebook 11: splice ECG tokens into a prompt, pad a batch for generation, reuse a cache."""
 
 from __future__ import annotations
 
@@ -115,6 +115,73 @@ def _counts_padding(lengths: list[int]) -> tuple[list[list[int]], list[list[int]
     return pad_left(lengths)[0], [list(range(max(lengths))) for _ in lengths]
 
 
+# --- 11.3 --------------------------------------------------------------------------------------------------------
+
+
+def plan_turn(held: list[int], ids: list[int], ecg_tokens: int) -> tuple[int, int]:
+    """Reference of 11.3: places to remove from the end of a cache, and places to read."""
+    same = _agreeing(held, ids[:-1])
+    return _places(held[same:], ecg_tokens), _places(ids[same:], ecg_tokens)
+
+
+def _agreeing(held: list[int], ids: list[int]) -> int:
+    same = 0
+    while same < min(len(held), len(ids)) and held[same] == ids[same]:
+        same += 1
+    return same
+
+
+def _places(ids: list[int], ecg_tokens: int) -> int:
+    return sum(ecg_tokens if token == ECG else 1 for token in ids)
+
+
+def _verify_plan(answer: Callable[..., tuple[int, int]], rng: Any) -> None:
+    for number in range(24):
+        ecg_tokens = int(rng.integers(2, 7))
+        ids = [int(n) for n in rng.integers(0, 9, size=int(rng.integers(5, 10)))]
+        ids[int(rng.integers(1, 3))] = ECG
+        if number % 2:
+            ids[-2] = ECG
+        held = list(ids) if number == 0 else ids[: int(rng.integers(0, len(ids) + 1))]
+        if number % 3 == 1:
+            held = [*held, *(int(n) for n in rng.integers(10, 19, size=3))]  # an answer in other tokens
+        if number % 3 == 2:
+            held = list(ids)
+            held[int(rng.integers(3, len(ids)))] = 99  # one token differs, and the same ones follow
+        found, expected = answer(list(held), list(ids), ecg_tokens), plan_turn(held, ids, ecg_tokens)
+        what = f"the cache holds {held}, the prompt is {ids}, an ECG has {ecg_tokens} tokens"
+        if not (isinstance(found, tuple) and len(found) == 2):
+            raise Misconception("Return two numbers: places to remove, places to read.")
+        remove, read = found
+        if (remove, read) != expected:
+            _explain_plan((remove, read), held, ids, ecg_tokens, what)
+        expect_equal(tuple(found), expected, what, "Where do the two lists first differ?")
+
+
+def _explain_plan(found: tuple[int, int], held: list[int], ids: list[int], ecg_tokens: int, what: str) -> None:
+    if found[1] == 0:
+        raise Misconception(f"{what}: nothing is read. Without the last id's output there is no first token.")
+    if found == _by_ids(held, ids, ecg_tokens):
+        raise Misconception(f"{what}: you count ids. The mark -200 is one id, but takes {ecg_tokens} places.")
+    if found == _by_length(held, ids, ecg_tokens):
+        raise Misconception(f"{what}: you compare lengths. The ids can differ although the cache is no longer.")
+
+
+def _by_ids(held: list[int], ids: list[int], ecg_tokens: int) -> tuple[int, int]:
+    same = _agreeing(held, ids[:-1])
+    return len(held) - same, len(ids) - same
+
+
+def _by_length(held: list[int], ids: list[int], ecg_tokens: int) -> tuple[int, int]:
+    same = min(len(held), len(ids) - 1)
+    return _places(held[same:], ecg_tokens), _places(ids[same:], ecg_tokens)
+
+
+def _reads_nothing(held: list[int], ids: list[int], ecg_tokens: int) -> tuple[int, int]:
+    same = _agreeing(held, ids)
+    return _places(held[same:], ecg_tokens), _places(ids[same:], ecg_tokens)
+
+
 EXERCISES = (
     Exercise(
         id="11.1",
@@ -139,6 +206,19 @@ EXERCISES = (
         wrong=(
             ("padding on the right, as in training", _right),
             ("positions count the padding", _counts_padding),
+        ),
+    ),
+    Exercise(
+        id="11.3",
+        title="how much of a cache can stay",
+        difficulty=2,
+        minutes=15,
+        verify=_verify_plan,
+        reference=plan_turn,
+        wrong=(
+            ("a mark is counted as one place", _by_ids),
+            ("only lengths are compared", _by_length),
+            ("the last id isn't read again", _reads_nothing),
         ),
     ),
 )

@@ -1,4 +1,4 @@
-"""Exercises of notebook 12: quantize a block to four bits, add a low-rank adapter, and count bits."""
+"""Exercises of notebook 12: quantize a block to four bits, add a low-rank adapter, and count what must be held."""
 
 from __future__ import annotations
 
@@ -103,6 +103,61 @@ def _adapter_alone(x: Any, weight: Any, a: Any, b: Any, alpha: float) -> Any:
     return (alpha / len(a)) * (x @ a.T @ b.T)
 
 
+# --- 12.3 --------------------------------------------------------------------------------------------------------
+
+NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
+
+
+def held(layers: Any, others: int, rank: int) -> float:
+    """Reference of 12.3: bytes of frozen weights, adapters, their gradients and AdamW's moments."""
+    frozen = sum(inward * outward for inward, outward in layers) * NF4_BITS / 8 + 2 * others
+    return frozen + 16 * _adapter_numbers(layers, rank)
+
+
+def _adapter_numbers(layers: Any, rank: int) -> int:
+    return rank * sum(inward + outward for inward, outward in layers)
+
+
+def _verify_held(answer: Callable[..., float], rng: Any) -> None:
+    typical = (
+        (_four_bits, "The scales are missing: an NF4 weight takes 4 + 8/64 + 32/(64 · 256) bits."),
+        (_no_moments, "AdamW's two moments per adapter number are missing, 8 bytes each number."),
+        (_no_gradients, "The adapters' gradients are missing: 4 bytes per number."),
+        (_as_large_as_the_layer, "An adapter has rank · (in + out) numbers; it isn't as large as its layer."),
+        (_bits_for_bytes, "That counts bits. Eight bits are a byte."),
+    )
+    for _ in range(10):
+        layers = [(int(i), int(o)) for i, o in rng.integers(64, 4096, size=(int(rng.integers(1, 9)), 2))]
+        others, rank = int(rng.integers(1000, 1_000_000)), int(rng.integers(2, 65))
+        found, expected = answer(list(layers), others, rank), held(layers, others, rank)
+        for wrong, why in typical:
+            if isinstance(found, int | float) and abs(found - wrong(layers, others, rank)) < 1e-6 * expected:
+                raise Misconception(why)
+        what = f"{len(layers)} layers, {others} other weights, rank {rank}"
+        hint = "NF4 for layers, 2 bytes for others, 16 bytes per adapter number."
+        expect_equal(found, expected, what, hint, tolerance=1e-6 * expected)
+
+
+def _four_bits(layers: Any, others: int, rank: int) -> float:
+    return sum(i * o for i, o in layers) / 2 + 2 * others + 16 * _adapter_numbers(layers, rank)
+
+
+def _no_moments(layers: Any, others: int, rank: int) -> float:
+    return held(layers, others, rank) - 8 * _adapter_numbers(layers, rank)
+
+
+def _no_gradients(layers: Any, others: int, rank: int) -> float:
+    return held(layers, others, rank) - 4 * _adapter_numbers(layers, rank)
+
+
+def _as_large_as_the_layer(layers: Any, others: int, rank: int) -> float:
+    return held(layers, others, 0) + 16 * rank * sum(i * o for i, o in layers)
+
+
+def _bits_for_bytes(layers: Any, others: int, rank: int) -> float:
+    return sum(i * o for i, o in layers) * NF4_BITS + 2 * others + 16 * _adapter_numbers(layers, rank)
+
+
 EXERCISES = (
     Exercise(
         id="12.1",
@@ -128,6 +183,21 @@ EXERCISES = (
             ("the scale is left out", _no_scale),
             ("alpha isn't divided by the rank", _alpha_alone),
             ("the frozen weight is left out", _adapter_alone),
+        ),
+    ),
+    Exercise(
+        id="12.3",
+        title="what must be held",
+        difficulty=2,
+        minutes=10,
+        verify=_verify_held,
+        reference=held,
+        wrong=(
+            ("the scales of NF4 are left out", _four_bits),
+            ("AdamW's moments are left out", _no_moments),
+            ("the gradients are left out", _no_gradients),
+            ("an adapter as large as its layer", _as_large_as_the_layer),
+            ("bits for bytes", _bits_for_bytes),
         ),
     ),
 )

@@ -1,4 +1,4 @@
-"""The figures of notebook 10: how often each finding is confirmed and denied, and which tokens are learned."""
+"""The figures of notebook 10: what is confirmed and denied, which tokens are learned, how long dialogues are."""
 
 from __future__ import annotations
 
@@ -82,3 +82,34 @@ def token_strip(texts: Sequence[str], learned: Sequence[bool], ecg: int) -> Figu
         f"in {answers} groups, are the answers with their end marks, which the model learns; gray boxes are only read."
     )
     return FigureResult(fig, alt, {"texts": list(texts), "learned": [bool(on) for on in learned]})
+
+
+@figure("10.3", "How many rounds the conversations have.")
+def rounds(conversations: Sequence[tuple[str, int]]) -> FigureResult:
+    """Draw how many dialogues have how many rounds, those about two ECGs on top.
+
+    Args:
+        conversations: (kind, rounds) of each; diagnoses, which have one round, are only counted.
+    """
+    from matplotlib import pyplot as plt
+
+    kinds = {"dialogue": ("about one ECG", BLUE, ""), "comparison": ("about two ECGs", ORANGE, "///")}
+    longest = max((n for kind, n in conversations if kind in kinds), default=1)
+    places = np.arange(1, longest + 1)
+    fig, axes = plt.subplots(figsize=(7, 2.6), layout="constrained")
+    bottom = np.zeros(longest)
+    data: dict[str, object] = {}
+    for kind, (label, color, hatch) in kinds.items():
+        counts = np.bincount([n for one, n in conversations if one == kind], minlength=longest + 1)[1:]
+        axes.bar(places, counts, bottom=bottom, color=color, hatch=hatch, edgecolor="white", label=label)
+        bottom, data[kind] = bottom + counts, counts.tolist()
+    axes.set(xlabel="rounds", ylabel="dialogues", xlim=(3.2, longest + 0.8))
+    axes.yaxis.set_major_locator(plt.MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
+    axes.legend()
+    several = [n for kind, n in conversations if kind in kinds]
+    alt = (
+        f"Bars for {len(several)} dialogues of {min(several, default=0)} to {longest} rounds; "
+        f"{sum(kind == 'comparison' for kind, _ in conversations)} of them are about two ECGs."
+    )
+    return FigureResult(fig, alt, data)

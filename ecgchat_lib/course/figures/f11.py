@@ -1,4 +1,4 @@
-"""The figures of notebook 11: vectors at each place of a prompt, nearness to words, and the loss of stage 1."""
+"""The figures of notebook 11: vectors in a prompt, nearness to words, the loss of stage 1, what a kept cache saves."""
 
 from __future__ import annotations
 
@@ -81,6 +81,30 @@ def stage_1(losses: Sequence[float], about: Mapping[str, Any]) -> FigureResult:
         about: what the run depends on, for the digest.
     """
     return FigureResult(*_curve(losses, "step of stage 1"), dict(about))
+
+
+@figure("11.4", "A conversation with a kept cache reads what is new only; without one it reads everything again.")
+def places_read(kept: Sequence[int], whole: Sequence[int], about: Mapping[str, Any]) -> FigureResult:
+    """Draw how many places are read before each answer.
+
+    Args:
+        kept: places read in each turn with a kept cache.
+        whole: places of each turn's whole prompt.
+        about: what the run depends on, for the digest.
+    """
+    from matplotlib import pyplot as plt
+
+    fig, axes = plt.subplots(figsize=(7, 3), layout="constrained")
+    turns = np.arange(1, len(kept) + 1)
+    axes.bar(turns - 0.2, whole, 0.38, color=GRAY, label="everything again")
+    axes.bar(turns + 0.2, kept, 0.38, color=BLUE, label="with a kept cache")
+    axes.set(xlabel="question", ylabel="places read before the answer", xticks=turns)
+    axes.legend(loc="upper left")
+    alt = (
+        f"Two bars for each of {len(kept)} questions. What is read without a cache grows with every question; with a "
+        "kept cache only the questions that bring a new ECG have high bars, the others low ones of about equal height."
+    )
+    return FigureResult(fig, alt, dict(about))
 
 
 def _curve(losses: Sequence[float], label: str) -> tuple[Any, str]:

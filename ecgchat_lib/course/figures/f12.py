@@ -11,6 +11,12 @@ from ecgchat_lib.course.figure import FigureResult, figure
 from ecgchat_lib.course.figures.f11 import _curve
 
 BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "#9AA5AD"
+KINDS = (  # what the bars of 12.2 add up, how it is called and drawn
+    ("weights", ("weights",), BLUE, ""),
+    ("adapters, gradients, optimizer", ("adapters", "gradients", "optimizer"), GREEN, "///"),
+    ("activations and logits", ("activations", "logits"), ORANGE, "..."),
+    ("temporary and reserve", ("temporary", "reserve"), GRAY, ""),
+)
 
 
 @figure("12.1", "One block of 64 weights on 16 levels: NF4's levels lie where the weights are, even ones don't.")
@@ -43,35 +49,38 @@ def levels(block: np.ndarray, nf4: np.ndarray, even: np.ndarray) -> FigureResult
     return FigureResult(fig, alt, {"block": block, "nf4": nf4, "even": even})
 
 
-@figure("12.2", "Memory for fine-tuning with LoRA, by size of the language model, in two number formats.")
-def memory(plans: Mapping[str, tuple[Any, Any]]) -> FigureResult:
-    """Stacked bars: weights, adapters with their optimizer, activations.
+@figure("12.2", "Memory for fine-tuning Vicuna with LoRA, by what is stored and what is kept.")
+def memory(plans: Mapping[tuple[str, str], Any], limit: float) -> FigureResult:
+    """Stacked bars of each kind of memory.
 
     Args:
-        plans: model → (plan in 16 bits, plan in NF4).
+        plans: (size, form) → plan.
+        limit: a GPU's memory in GB, drawn as a line.
     """
     from matplotlib import pyplot as plt
 
-    fig, axes = plt.subplots(figsize=(8, 0.55 * 2 * len(plans) + 1.2), layout="constrained")
+    fig, axes = plt.subplots(figsize=(9, 0.5 * len(plans) + 1.6), layout="constrained")
     labels, words = [], []
-    for number, (name, pair) in enumerate(plans.items()):
-        for half, (plan, form) in enumerate(zip(pair, ("16 bits", "NF4"), strict=True)):
-            y, left = number * 2.4 + half, 0.0
-            for part, color, hatch in (("weights", BLUE, ""), ("adapters", GREEN, "///"), ("activations", GRAY, "")):
-                size = getattr(plan, part) / 1e9
-                label = part if number == half == 0 else None
-                axes.barh(y, size, left=left, color=color, hatch=hatch, edgecolor="white", label=label)
-                left += size
-            axes.text(left, y, f" {left:.1f} GB", va="center")
-            labels.append((y, f"{name}, {form}"))
-            words.append(f"{name} in {form}: {left:.1f} GB")
+    groups = list(dict.fromkeys(name for name, _ in plans))
+    for number, ((name, form), plan) in enumerate(plans.items()):
+        y, left = number + 0.5 * groups.index(name), 0.0
+        for label, kinds, color, hatch in KINDS:
+            size = sum(plan.parts[kind] for kind in kinds) / 1e9
+            shown = label if number == 0 else None
+            axes.barh(y, size, left=left, color=color, hatch=hatch, edgecolor="white", label=shown)
+            left += size
+        axes.text(left, y, f" {left:.1f} GB", va="center", bbox={"color": "white", "pad": 0.8}, zorder=3)
+        labels.append((y, f"{name}, {form}"))
+        words.append(f"{name} in {form}: {left:.1f} GB")
+    axes.axvline(limit, color="black", lw=1, ls="--", zorder=2)
+    axes.text(limit, -0.75, f" T4, {limit:.0f} GB", va="center")
     axes.set_yticks([y for y, _ in labels], [text for _, text in labels])
-    axes.invert_yaxis()
+    axes.set_ylim(labels[-1][0] + 0.6, -1)  # downwards
     axes.margins(x=0.12)
-    axes.set_xlabel("memory (GB), estimated from the config")
-    axes.legend(loc="lower right")
-    alt = f"Bars of estimated memory. {'; '.join(words)}."
-    return FigureResult(fig, alt, {name: [plan.total for plan in pair] for name, pair in plans.items()})
+    axes.set_xlabel("memory (GB), planned from the config")
+    axes.legend(loc="upper right")
+    alt = f"Bars of planned memory beside a line at {limit:.0f} GB. {'; '.join(words)}."
+    return FigureResult(fig, alt, {" ".join(key): plan.total for key, plan in plans.items()})
 
 
 @figure("12.3", "Stage 2 on NF4 weights: the loss of the answers while projector and adapters learn.")
