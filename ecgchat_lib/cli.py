@@ -20,7 +20,7 @@ from ecgchat_lib import __version__
 from ecgchat_lib.chat.train_cli import add_commands
 from ecgchat_lib.course.cli import app as course_app
 from ecgchat_lib.datasets.cli import app as data_app
-from ecgchat_lib.errors import EcgChatError
+from ecgchat_lib.errors import EcgChatError, printable
 from ecgchat_lib.evaluate.train_cli import train_app
 from ecgchat_lib.instruct.cli import instruct_app
 
@@ -98,7 +98,7 @@ def _complain(error: EcgChatError) -> None:
 
 def _one_line(text: str) -> str:
     """Return a text on one line, without control characters: it may come from a file."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    return printable(" ".join(text.split()))
 
 
 def _progress(records: Iterable[Item], what: str) -> Iterable[Item]:

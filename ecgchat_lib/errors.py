@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """Return a text without control characters: it may come from a file, and goes to a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 class EcgChatError(Exception):
     """Something a user can mend: the message says what, where, what was found, what was expected, and the remedy."""
 

@@ -179,6 +179,20 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     assert not (tmp_path / MANIFEST).exists()
 
 
+def test_weights_of_unknown_origin_are_neither_saved_nor_loaded_onto(tmp_path):
+    chat = tiny_chat()
+    with pytest.raises(ParameterError, match="the encoder's sha256 is ''"):
+        save_chat(chat, tmp_path / "one", whole(chat), encoder={"name": "x", "sha256": ""})
+    with pytest.raises(ParameterError, match="the language model's sha256 is ''"):
+        save_chat(chat, tmp_path / "one", replace(whole(chat), sha256=""), encoder=ENCODER)
+    assert not (tmp_path / "one").exists()
+    save_chat(chat, tmp_path, whole(chat), encoder=ENCODER)
+    with pytest.raises(EcgChatError, match="this one is unknown"):
+        load_chat_model(tmp_path, language_model=fresh(sha256=""))
+    with pytest.raises(EcgChatError, match=r"the encoder abab.*this one is unknown"):
+        load_chat_model(tmp_path, language_model=fresh(), encoder_sha256="")
+
+
 def into(*keys, value):
     def change(content):
         place = content
@@ -204,6 +218,9 @@ def into(*keys, value):
         (MANIFEST, into("projector", "width", value=WIDTH + 1), r"norm.bias is \(24,\), expected \(25,\)"),
         (MANIFEST, into("projector", "hidden", value=HIDDEN * 2), "makes vectors of 64, but"),
         (MANIFEST, into("language_model", value="x"), "language_model is 'x'"),
+        (MANIFEST, into("language_model", "sha256", value=""), "language_model.sha256 is ''"),
+        (MANIFEST, into("encoder", "sha256", value=""), "encoder.sha256 is ''"),
+        (MANIFEST, into("encoder", value={}), "encoder.sha256 is 'None'"),
         (MANIFEST, into("language_model", "part", value=None), "language_model.part"),
         (MANIFEST, into("template", value=["smollm2"]), "template is"),
         (MANIFEST, into("template", value="alpaca"), "unknown chat template 'alpaca'"),

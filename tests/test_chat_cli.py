@@ -20,6 +20,7 @@ from ecgchat_lib.coca.config import MINI
 from ecgchat_lib.coca.model import EcgCoca
 from ecgchat_lib.ecg.leads import LEADS
 from ecgchat_lib.ecg.recording import read_recording
+from ecgchat_lib.errors import EcgChatError
 from ecgchat_lib.paths import data_folder
 
 SAMPLE = data_folder() / "real_sample"
@@ -79,10 +80,12 @@ def test_a_stream_is_flushed_piece_by_piece(loads, parts, monkeypatch):
 
 
 def test_two_recordings_are_compared(capsys, loads):
-    code, out, _ = run(capsys, "chat", ONE, "--compare", TWO, "-m", "What changed?", "--json", "--with", "tokens")
+    code, out, err = run(capsys, "chat", ONE, "--compare", TWO, "-m", "What changed?", "--json", "--with", "tokens")
     assert code == 0
     (row,) = rows(out)
     assert (row["record"], row["compare"]) == ("A0001", "A0002")
+    assert [note for note in row["notes"] if note.startswith("A0001: ")]
+    assert not [line for line in err if line.count("A0001") > 1]  # a note says once which recording it is about
     assert loads == [(None, frozenset({"tokens"}))]
 
 
@@ -149,10 +152,16 @@ BAD = [
     (b'{"question": "Rhythm?"}', "line 2: record is missing"),
     (b'{"record": [], "question": "Rhythm?"}', "line 2: record is []"),
     (b'{"record": "a\\u0000b", "question": "Rhythm?"}', "line 2: record holds a zero byte"),
+    (b'{"record": "a\\ud800b", "question": "Rhythm?"}', 'line 2: record is "a\\ud800b"'),
+    (b'{"record": "' + b"a" * 5000 + b'", "question": "Rhythm?"}', "expected at most 4096 characters"),
+    (json.dumps({"record": ["x"] * 17, "question": "Rhythm?"}).encode(), "line 2: 17 recordings, expected at most 16"),
     (b'{"record": "x", "question": 7}', "line 2: question is 7"),
+    (b'{"record": "x", "question": "Rhythm?", "fs": NaN}', "line 2: fs is NaN"),
+    (b'{"record": "x", "question": "Rhythm?", "fs": ' + b"9" * 400 + b"}", "line 2: fs is 9"),
     (b'{"record": "x", "question": "Rhythm?", "fs": "fast"}', 'line 2: fs is "fast"'),
     (b'{"record": "x", "question": "Rhythm?", "unit": 3}', "line 2: unit is 3"),
     (b'{"record": "x", "question": "Rhythm?", "conversation": []}', "line 2: conversation is []"),
+    (b'{"record": "x", "question": "Rhythm?", "conversation": "' + b"a" * 201 + b'"}', "expected at most 200 char"),
     (b'{"record": "/nowhere/at/all", "question": "Rhythm?"}', "/nowhere/at/all"),
     (b'{"record": "x", "question": "' + b"long " * 300_000 + b'"}', "line 2: longer than"),
 ]
@@ -169,6 +178,36 @@ def test_a_bad_line_is_told_and_the_others_go_on(capsys, loads, tmp_path, line, 
     assert message in bad["error"]
     (told,) = err
     assert message in told
+
+
+class Broken(io.BytesIO):
+    """A file that can't be read to its end."""
+
+    def readline(self, *_):
+        raise OSError(5, "Input/output error")
+
+
+def test_a_file_without_end_or_that_breaks_off_is_told(monkeypatch):
+    monkeypatch.setattr(cli, "LONGEST_SKIPPED", 1 << 22)
+    endless = io.BytesIO(b"first\n" + bytes(1 << 23))
+    lines = cli._lines(endless)
+    assert next(lines) == (1, b"first")
+    with pytest.raises(EcgChatError, match="line 2: doesn't end"):
+        next(lines)
+    with pytest.raises(EcgChatError, match="Input/output error"):
+        next(cli._lines(Broken()))
+
+
+def test_undecodable_questions_are_asked_or_refused_in_one_line(capsys, loads, tmp_path, monkeypatch):
+    asked = {"record": str(ONE), "question": "a\ud800 b?"}
+    code, out, err = run(capsys, "chat", "--batch", write(tmp_path, asked), "--json")
+    assert (code, err) == (0, [])
+    assert rows(out)[0]["question"] == "a\ud800 b?"
+    assert run(capsys, "chat", ONE, "-m", "a\udcff b?", "--json")[0] == 0  # how Python hands over the byte FF
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a\xff b?\n"), encoding="utf-8"))
+    code, out, err = run(capsys, "chat", ONE)
+    assert (code, out) == (2, [])
+    assert err == ["ecgchat: standard input isn't UTF-8, expected questions in it"]
 
 
 def test_a_question_that_does_not_fit_does_no_harm_to_its_neighbors(capsys, loads, tmp_path):

@@ -241,6 +241,19 @@ def test_a_prompt_longer_than_the_model_reads_is_refused():
         chat.generate([item], random_ecg(1))
 
 
+def test_an_interrupted_generation_leaves_the_mode_as_it_was(monkeypatch):
+    def interrupted(**_):
+        raise KeyboardInterrupt
+
+    chat = tiny_chat().train()
+    monkeypatch.setattr(chat.language_model, "generate", interrupted)
+    item = encode([("<ecg>?", None)], chat.tokenizer, chat.template)
+    with pytest.raises(KeyboardInterrupt):
+        chat.generate([item], random_ecg(1))
+    assert chat.training
+    assert chat.language_model.training
+
+
 def test_transformers_own_streamer_works():
     from transformers import TextIteratorStreamer
 

@@ -58,6 +58,17 @@ def test_the_same_question_gives_the_same_answer(session):
     assert answers[0] == answers[1]
 
 
+def test_a_shorter_answer_is_asked_for_once_only(session):
+    talk = replace(session, turns=[], _heard=[], _conversation=None, decoding=Decoding(max_new_tokens=12))
+    expected = talk.ask(SAMPLE / "A0001", "What is the rhythm?").text
+    talk.reset()
+    short = talk.ask(SAMPLE / "A0001", "What is the rhythm?", max_new_tokens=1).text
+    assert expected.startswith(short)
+    assert expected != short
+    talk.ask(SAMPLE / "A0001", "And the rate?")
+    assert talk._conversation.decoding.max_new_tokens == 12
+
+
 def test_what_was_cut_padded_or_is_missing_stands_in_the_notes(session):
     recording = read_recording(SAMPLE / "A0002")
     short = replace(recording, signal=recording.signal[:, :2000], name="short")

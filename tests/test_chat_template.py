@@ -199,3 +199,12 @@ def test_no_mark_is_left_in_plain_text(text, name):
     for cleaned in (plain_text(hidden, tokenizer, template), without_marks(hidden, tokenizer, template)):
         assert not any(mark in cleaned for mark in ("<ecg>", "<|im_end|>", "<|im_start|>", "</s>"))
     assert without_marks("a\n b", tokenizer, template) == "a\n b"
+
+
+@pytest.mark.parametrize("turn", [("a\ud800?", None), ("Q?", "a\udcff")])
+def test_half_a_surrogate_pair_is_no_text(turn):
+    tokenizer, template = tiny_tokenizer(), get_template("smollm2")
+    for write in (encode, prompt_ids):
+        with pytest.raises(EcgChatError, match="holds half a surrogate pair"):
+            write([turn], tokenizer, template)
+    assert plain_text("a\ud800 \udcff🫀", tokenizer, template) == "a? ?🫀"

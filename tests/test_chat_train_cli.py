@@ -93,6 +93,12 @@ def test_what_cannot_be_used_is_told(run, tmp_path):
         run("projector", "--out", tmp_path, "--batch", "0")
 
 
+def test_fsdp_is_refused_before_anything_is_trained(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ParameterError, match=r"couldn't be saved .* ddp\.yaml"):
+        run("projector", "--out", tmp_path)
+
+
 def test_a_plan_that_does_not_fit_is_refused_before_anything_is_loaded(run, tmp_path, monkeypatch):
     monkeypatch.setattr(train_run, "load_language_model", lambda *a, **k: pytest.fail("loaded"))
     with pytest.raises(EcgChatError, match=r"the training needs .* are there"):

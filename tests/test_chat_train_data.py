@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_chat import ECG_TOKENS, random_ecg, tiny_chat
 
-from ecgchat_lib.chat.batches import sequence_lengths
+from ecgchat_lib.chat.batches import content_hash, sequence_lengths
 from ecgchat_lib.chat.data import ConversationFile
 from ecgchat_lib.chat.template import ECG_ID, encode_conversation, pack
 from ecgchat_lib.chat.train import TrainConfig, train_projector
@@ -50,6 +50,7 @@ def test_sequences_are_the_encoded_lines(tmp_path):
     assert len(found) == len(ITEMS)
     for example, one in zip(found, ITEMS, strict=True):
         assert example.encoded == encode_conversation(one, chat.tokenizer, chat.template)
+    assert found.content == content_hash(list(found))
     assert [path.name for path in found.recordings] == ["one", "two"]
     assert [example.ecg for example in found] == [(0,), (0,), (0,), (0,), (1,), (0, 1)]
     assert found.measured == pytest.approx(4 / 6)
@@ -66,6 +67,7 @@ def test_consecutive_lines_about_one_ecg_become_a_tree(tmp_path):
     assert all(example.encoded.ids.count(ECG_ID) == len(example.ecg) for example in found)
     assert found[3].encoded == coded[4]
     assert len(opened(write(tmp_path), together=9)) == 4
+    assert found.content == content_hash(list(found))
 
 
 def test_the_original_s_list_reads_the_same(tmp_path):

@@ -24,7 +24,7 @@ from ecgchat_lib.chat.train import (
     trained_parameters,
     validation_loss,
 )
-from ecgchat_lib.chat.train_state import BEST, STATE
+from ecgchat_lib.chat.train_state import BEST, STATE, _read, write_tensors
 from ecgchat_lib.coca.curves import read_curve
 from ecgchat_lib.errors import EcgChatError, ParameterError
 
@@ -283,8 +283,12 @@ def test_another_run_s_state_is_refused(tmp_path):
     train_chat(chat, examples(chat), random_ecg(4), config, folder=tmp_path, until=2)
     with pytest.raises(EcgChatError, match=r"other settings \(clip, seed\)"):
         train_chat(adapted(), examples(chat), random_ecg(4), replace(config, seed=1, clip=2.0), folder=tmp_path)
-    with pytest.raises(EcgChatError, match=r"other settings \(data\)"):
+    with pytest.raises(EcgChatError, match=r"other settings \(content, data\)"):
         train_chat(adapted(), examples(chat)[:3], random_ecg(4), config, folder=tmp_path)
+    items = examples(chat)
+    items[0], items[2] = replace(items[0], ecg=items[2].ecg), replace(items[2], ecg=items[0].ecg)  # of the same length
+    with pytest.raises(EcgChatError, match=r"other settings \(content\)"):
+        train_chat(adapted(), items, random_ecg(4), config, folder=tmp_path)
     other = tiny_chat()
     add_lora(other, rank=3)
     with pytest.raises(EcgChatError, match="tensors don't fit this model, the first is language_model"):
@@ -292,6 +296,20 @@ def test_another_run_s_state_is_refused(tmp_path):
     (tmp_path / STATE).write_bytes((tmp_path / STATE).read_bytes()[:-100])
     with pytest.raises(EcgChatError, match="not a readable training state"):
         train_chat(adapted(), examples(chat), random_ecg(4), config, folder=tmp_path)
+
+
+def test_a_state_without_a_hash_of_the_texts_goes_on(tmp_path):
+    """As it was written before `content` was noted; the sizes are checked alone."""
+    config = TrainConfig(steps=4, batch=2, learning_rate=1e-2)
+    whole = adapted()
+    losses = train_chat(whole, examples(whole), random_ecg(4), config)
+    chat = adapted()
+    train_chat(chat, examples(chat), random_ecg(4), config, folder=tmp_path, until=2)
+    tensors, about = _read(tmp_path / STATE)
+    del about["content"]
+    write_tensors(tmp_path / STATE, tensors, {"state": json.dumps(about)})
+    again = adapted()
+    assert train_chat(again, examples(again), random_ecg(4), config, folder=tmp_path) == losses
 
 
 def test_the_state_holds_no_frozen_weight(tmp_path):

@@ -104,6 +104,13 @@ def test_a_folder_with_another_build_is_left_alone(built, table):
     assert (out / "train.jsonl").read_bytes() == before
 
 
+def test_files_of_others_are_left_alone(table, tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(ParameterError, match=r"holds README\.md"):
+        build_dataset(table, None, CONFIG, TemplateTeacher(), tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
 def test_a_damaged_start_is_told(table, tmp_path):
     (tmp_path / "build.json").write_text("[" * 5000)
     with pytest.raises(EcgChatError, match="can't be read as the start of a build"):
@@ -236,6 +243,8 @@ def test_measurements_come_back_as_they_were():
         from_row({"length": 3})
     with pytest.raises(EcgChatError, match="expected a number"):
         from_row({"pr_ms": "long"})
+    with pytest.raises(EcgChatError, match="strange"):
+        from_row({"regular": "maybe"})
 
 
 def test_each_recording_is_measured_once_and_the_unreadable_told(tmp_path, monkeypatch):
@@ -252,8 +261,15 @@ def test_each_recording_is_measured_once_and_the_unreadable_told(tmp_path, monke
     assert read_measurements(cache)["r000"].as_dict() == found["r000"].as_dict()
     with cache.open("a") as file:
         file.write('{"cut')
+    before = cache.read_bytes()
+    assert list(read_measurements(cache)) == ["r000"]
+    assert cache.read_bytes() == before  # who reads changes nothing
     measure_manifest(table, cache)
     assert cache.read_text().endswith("}\n")
+    for row in ({"key": "r000"}, {"key": "[]", "measurements": {}}, {"key": '["a"]', "measurements": []}):
+        cache.write_text(json.dumps(row) + "\n")
+        with pytest.raises(EcgChatError, match="line 1"):
+            read_measurements(cache)
     cache.write_text("nonsense\n")
     with pytest.raises(EcgChatError, match="line 1"):
         measure_manifest(table, cache)
@@ -412,6 +428,14 @@ def test_synthetic_recordings_are_made_measured_and_spoken_of(tmp_path):
         "--measurements", tmp_path / "measurements.jsonl",
     )  # fmt: skip
     assert "0 of " in result.stdout
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ParameterError, match="holds a build already"):
+        run("build", "--synthetic", 3, "--out", tmp_path)
+    with pytest.raises(ParameterError, match="holds other synthetic recordings"):
+        run("build", "--synthetic", 3, "--out", tmp_path, "--resume")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    run("build", "--synthetic", 6, "--out", tmp_path, "--diagnoses", 6, "--dialogues", 6, "--seed", 4, "--resume")
+    assert every(tmp_path) == items
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ from ecgchat_lib.datasets.labels import STATEMENTS
 from ecgchat_lib.datasets.manifest import make_manifest
 from ecgchat_lib.ecg.measure import Measurements
 from ecgchat_lib.errors import EcgChatError, ParameterError
+from ecgchat_lib.instruct.build import rng_for
 from ecgchat_lib.instruct.compare import find_pair_errors
 from ecgchat_lib.instruct.dialogue import AHEAD, BEYOND, JUDGED, SIGNS, Balance, Narrator
-from ecgchat_lib.instruct.drafts import BuildConfig, make_drafts, rng_for
+from ecgchat_lib.instruct.drafts import BuildConfig, make_drafts
 from ecgchat_lib.instruct.facts import claims, find_errors, numbers
 from ecgchat_lib.instruct.findings import BY_NAME, FINDINGS, get_finding
 
@@ -27,6 +28,12 @@ def planned():
 def test_as_many_as_wanted_of_each_kind(planned):
     assert Counter(draft.kind for draft in planned) == {"diagnosis": 120, "dialogue": 96, "comparison": 24}
     assert len({draft.name for draft in planned}) == len(planned)
+
+
+def test_sinus_rhythm_is_not_called_normal():
+    """The statement SR says where the beats come from, and nothing about the rest."""
+    said = {Narrator((("SR", 0.0), ("LVH", 100.0)), None, rng_for("x", seed, "t")).phrases()[0] for seed in range(30)}
+    assert said == {"sinus rhythm"}
 
 
 def test_rounds_are_within_bounds_and_spread(planned):

@@ -154,6 +154,17 @@ def test_a_slow_server_times_out_and_counts_as_billed(server, drafts):
     assert writer.budget.used[1] > 50
 
 
+def test_a_connection_lost_while_waiting_counts_as_billed(server, drafts):
+    def hang_up(body):
+        raise SystemExit  # the handler's thread ends, and the connection with it
+
+    server.script = [hang_up]
+    writer = teacher(server, budget=Budget(tokens=100_000))
+    assert writer.answer(drafts[0]).answers
+    assert len(server.requests) == 2
+    assert writer.budget.used[0] > 200  # the worst case of the lost one, and the answered one
+
+
 def test_nobody_there(drafts):
     import socket
 
@@ -218,6 +229,32 @@ def test_a_strange_answer_is_paid_for_and_not_asked_again(server, drafts, found)
     assert sum(writer.budget.used) == sum(reply.tokens) > 0
 
 
+def test_a_key_at_the_cut_of_a_refusal_is_not_told_by_half(server, drafts):
+    server.script = [(400, {}, b"x" * 290 + KEY.encode())]
+    with pytest.raises(EcgChatError, match="status 400") as caught:
+        teacher(server).answer(drafts[0])
+    assert KEY[:6] not in str(caught.value)
+
+
+def test_a_netrc_does_not_replace_the_key(server, drafts, tmp_path, monkeypatch):
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login somebody password other\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for key in (KEY, ""):
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        teacher(server).answer(drafts[0])
+    assert server.keys == [f"Bearer {KEY}", None]
+
+
+def test_keys_and_addresses_that_cannot_be_sent_are_told_at_once(drafts, monkeypatch):
+    waits = []
+    with pytest.raises(EcgChatError, match="address can't be used"):
+        OpenAITeacher("m", "http://", sleep=waits.append).answer(drafts[0])
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-ä\n")
+    with pytest.raises(ParameterError, match="characters that no key has"):
+        OpenAITeacher("m", "http://localhost:9", sleep=waits.append).answer(drafts[0])
+    assert waits == []
+
+
 def test_json_in_a_fence_is_read():
     assert read_answers('```json\n{"answers": ["a"]}\n```') == ["a"]
     assert read_answers('["a", "b"]') == ["a", "b"]
@@ -262,7 +299,15 @@ def test_requests_keep_their_distance(server, drafts):
 
 
 @pytest.mark.parametrize(
-    "options", [{"base_url": "ftp://x"}, {"jobs": 0}, {"attempts": 0}, {"timeout": 0}, {"per_minute": 0}]
+    "options",
+    [
+        {"base_url": "ftp://x"},
+        {"jobs": 0},
+        {"attempts": 0},
+        {"timeout": 0},
+        {"per_minute": 0},
+        {"per_minute": float("nan")},
+    ],
 )
 def test_options_out_of_range(options):
     with pytest.raises(ParameterError):
@@ -391,9 +436,10 @@ def test_a_journal_keeps_whole_lines_and_refuses_others(tmp_path):
         assert journal.tokens == (4, 5)
         journal.add("c", Reply(("z",)))
     assert len(path.read_bytes().splitlines()) == 3
-    path.write_bytes(b'{"asked": 1}\n')
-    with pytest.raises(EcgChatError, match="line 1"):
-        Journal(path)
+    for tokens in ("", ', "tokens": [-5, 1]', ', "tokens": [Infinity, 1]'):
+        path.write_text(f'{{"asked": "a", "answers": [], "problem": ""{tokens}}}\n')
+        with pytest.raises(EcgChatError, match="line 1"):
+            Journal(path)
 
 
 def test_a_local_model_rewords_each_answer(tmp_path):

@@ -79,8 +79,28 @@ def check_lengths(lengths: Sequence[int], most: int | None) -> None:
 
 
 def fingerprint(lengths: Sequence[int]) -> str:
-    """Return a hash of a training set's sizes: enough to notice that a run goes on with other data."""
+    """Return a hash of a training set's sizes."""
     return hashlib.sha256(" ".join(map(str, lengths)).encode()).hexdigest()
+
+
+def content_hash(examples: Sequence[Example]) -> str:
+    """Return a hash of all that is learned from: token ids, labels, branches and the rows of the ECGs.
+
+    A sequence that knows its hash (`content`, as `data.ConversationFile` has it) isn't read for it.
+    """
+    known = getattr(examples, "content", None)
+    if known is not None:
+        return str(known)
+    digest = hashlib.sha256()
+    for item in examples:
+        digest.update(example_bytes(item))
+    return digest.hexdigest()
+
+
+def example_bytes(item: Example) -> bytes:
+    """Return an example as bytes that differ wherever the example does."""
+    coded = item.encoded
+    return repr((coded.ids, coded.labels, coded.branches, item.ecg)).encode()
 
 
 def batch_order(lengths: Sequence[int], size: int, seed: int, *, grouped: bool = False) -> Iterator[list[int]]:

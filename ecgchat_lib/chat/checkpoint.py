@@ -21,6 +21,7 @@ from ecgchat_lib.chat.model import EcgChat
 from ecgchat_lib.chat.projector import Projector
 from ecgchat_lib.chat.reader import FindingReader
 from ecgchat_lib.chat.template import get_template
+from ecgchat_lib.chat.train_state import write_tensors
 from ecgchat_lib.errors import EcgChatError, MissingPartError, ParameterError
 from ecgchat_lib.instruct.findings import FINDINGS
 from ecgchat_lib.models import sha256_of
@@ -36,6 +37,7 @@ PROJECTOR, READER, ADAPTER, ADAPTER_CONFIG, MANIFEST = (
 FILES = (PROJECTOR, READER, ADAPTER, ADAPTER_CONFIG)
 MOST_BYTES = 4 << 20  # of a manifest or an adapter's settings
 MOST_RANK = 1024
+SHA256 = re.compile("[0-9a-f]{64}")
 LORA_TENSOR = re.compile(r"base_model\.model\.[\w.]+\.lora_[AB]\.weight")
 
 
@@ -64,11 +66,17 @@ def save_chat(
         preprocessing: the encoder's front end (band, rate, scaling), so that others can feed it alike.
 
     Raises:
-        ParameterError: another dtype.
+        ParameterError: another dtype, or a hash of the encoder's or the language model's weights isn't known.
         EcgChatError: a weight isn't a finite number, in this dtype.
     """
     if adapter_dtype not in (torch.float32, torch.float16):
         raise ParameterError(f"adapter_dtype={adapter_dtype}: expected torch.float32 or torch.float16")
+    for what, digest in (("encoder", encoder.get("sha256", "")), ("language model", language_model.sha256)):
+        if not SHA256.fullmatch(digest):
+            raise ParameterError(
+                f"{folder}: the {what}'s sha256 is {digest!r}, expected 64 hexadecimal digits. Without it nobody could "
+                "tell later whether the weights belong together; name the hash of its weights"
+            )
     folder.mkdir(parents=True, exist_ok=True)
     for name in (MANIFEST, READER, ADAPTER, ADAPTER_CONFIG):
         (folder / name).unlink(missing_ok=True)
@@ -104,7 +112,7 @@ def save_chat(
         manifest["grounding"] = sorted(grounding)
     if preprocessing is not None:
         manifest["preprocessing"] = dict(preprocessing)
-    _write(folder / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
     return folder
 
 
@@ -120,7 +128,7 @@ def _save_adapter(model: Any, folder: Path, part: str, dtype: torch.dtype) -> No
     config["inference_mode"] = True
     if isinstance(config["target_modules"], set | list | tuple):
         config["target_modules"] = sorted(config["target_modules"])
-    _write(folder / ADAPTER_CONFIG, json.dumps(config, indent=2, sort_keys=True, default=_plain) + "\n")
+    write_text(folder / ADAPTER_CONFIG, json.dumps(config, indent=2, sort_keys=True, default=_plain) + "\n")
 
 
 def _plain(value: Any) -> Any:
@@ -183,7 +191,7 @@ def _check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     for name, digest in hashes.items():
         if name not in FILES:
             refuse("a file in sha256", name, f"one of {', '.join(FILES)}")
-        if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
+        if not isinstance(digest, str) or not SHA256.fullmatch(digest):
             refuse(f"sha256 of {name}", digest, "64 hexadecimal digits")
     if (ADAPTER in hashes) != (ADAPTER_CONFIG in hashes):
         refuse("sha256", sorted(hashes), f"{ADAPTER} and {ADAPTER_CONFIG} together")
@@ -191,9 +199,12 @@ def _check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
         if not isinstance(manifest.get(field), dict):
             refuse(field, manifest.get(field), "an object")
     base, projector = manifest["language_model"], manifest["projector"]
-    for key in ("part", "sha256"):
-        if not isinstance(base.get(key), str):
-            refuse(f"language_model.{key}", base.get(key), "a text")
+    if not isinstance(base.get("part"), str):
+        refuse("language_model.part", base.get("part"), "a text")
+    for field in ("language_model", "encoder"):
+        digest = manifest[field].get("sha256")
+        if not isinstance(digest, str) or not SHA256.fullmatch(digest):
+            refuse(f"{field}.sha256", digest, "64 hexadecimal digits")
     if set(projector) != {"width", "hidden", "input_norm"} or not isinstance(projector["input_norm"], bool):
         refuse("projector", projector, "width, hidden and input_norm")
     for key in ("width", "hidden"):
@@ -232,7 +243,7 @@ def load_chat_model(
     """
     manifest = read_manifest(folder)
     template = get_template(manifest["template"])
-    _check_origin(folder, "encoder", manifest["encoder"].get("sha256"), encoder_sha256)
+    _check_origin(folder, "encoder", manifest["encoder"]["sha256"], encoder_sha256)
     base = manifest["language_model"]
     lm = language_model or load_language_model(base["part"], quantized=quantized, device=device)
     _check_origin(folder, "language model", base["sha256"], lm.sha256)
@@ -361,27 +372,23 @@ def _read_adapter_config(path: Path) -> Any:
     return config
 
 
-def _check_origin(folder: Path, what: str, expected: str | None, found: str | None) -> None:
-    if expected and found and expected != found:
+def _check_origin(folder: Path, what: str, expected: str, found: str | None) -> None:
+    if found is not None and expected != found:
         raise EcgChatError(
-            f"{folder}: trained with the {what} {expected[:12]}…, but this one is {found[:12]}…. "
+            f"{folder}: trained with the {what} {expected[:12]}…, but this one is {found[:12] or 'unknown'}…. "
             f"Use the {what} it was trained with, or train it again (python -m ecgchat_lib.chat.mini_recipe)"
         )
 
 
 def _save_tensors(path: Path, tensors: dict[str, Any], form: str) -> None:
-    from safetensors.torch import save_file
-
     wrong = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if wrong:
         raise EcgChatError(f"{path}: {wrong[0]} isn't finite in {tensors[wrong[0]].dtype}; not saved. Train it again")
-    temporary = path.with_name(f".{path.name}.part")
-    save_file(tensors, temporary, {"format": form})
-    temporary.chmod(0o644)  # safetensors writes for the owner alone, and git and others must read it
-    os.replace(temporary, path)
+    write_tensors(path, tensors, {"format": form})
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in one step."""
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)

@@ -7,23 +7,29 @@ terminal. Taught in: 13 §1.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import typer
 
+from ecgchat_lib.chat.session import Answer, ChatSession, grounding
 from ecgchat_lib.errors import EcgChatError, ParameterError, RecordError
 
 if TYPE_CHECKING:
-    from ecgchat_lib.chat.session import Answer, ChatSession
     from ecgchat_lib.ecg.recording import Recording
 
 BATCH = 8  # questions that are answered at the same time
 LONGEST_LINE = 1 << 20  # bytes of one line of a file of questions
+LONGEST_SKIPPED = 1 << 30  # bytes after which a line is taken for one that never ends, such as /dev/zero's
+LONGEST_PATH = 4096  # characters of a recording's path; no system takes more
+LONGEST_NAME = 200  # characters of a conversation's name; all of them are remembered
+MOST_RECORDS = 16  # recordings of one question; all of them are in memory at the same time
 
 Tell = Callable[[EcgChatError], None]
 
@@ -70,7 +76,7 @@ def run(call: Call, read: Read, tell: Tell) -> int:
         EcgChatError: a recording, a question or the model can't be used. (In a batch, a line that can't be used is
             told of, and the others go on.)
     """
-    from ecgchat_lib.chat.session import grounding, load_chat
+    from ecgchat_lib.chat.session import load_chat
 
     given = grounding(call.with_)  # before anything is loaded
     if call.stream and call.as_json:
@@ -100,7 +106,6 @@ def run(call: Call, read: Read, tell: Tell) -> int:
 def converse(session: ChatSession, recordings: Sequence[Recording], questions: Iterable[str], call: Call) -> None:
     """Answer questions about recordings one after the other; a note on a recording is told once."""
     told: set[str] = set()
-    names = " and ".join(one.name for one in recordings)
     for question in questions:
         reply = _stream(session, recordings, question) if call.stream else session.ask(recordings, question)
         if call.as_json:
@@ -110,7 +115,7 @@ def converse(session: ChatSession, recordings: Sequence[Recording], questions: I
             typer.echo(clean(reply.text))
         for note in reply.notes:
             if note not in told:
-                typer.echo(clean(f"{names}: {note}"), err=True)
+                typer.echo(clean(f"{recordings[0].name}: {note}" if len(recordings) == 1 else note), err=True)
                 told.add(note)
 
 
@@ -140,6 +145,8 @@ def _typed() -> Iterator[str]:
             question = input("> " if sys.stdin.isatty() else "").strip()
         except EOFError:
             return
+        except UnicodeDecodeError as error:
+            raise EcgChatError("standard input isn't UTF-8, expected questions in it") from error
         if not question:
             return
         yield question
@@ -164,7 +171,7 @@ def answer_lines(
     A line is a JSON object with "record" (a path, or a list of paths to compare) and "question"; "fs", "leads" and
     "unit" where the file doesn't say them, else the call's; and "conversation", a name. Lines in a row with the same
     "conversation" are its turns; all other questions have nothing to do with each other, and several of them are
-    answered at the same time. The bounds of memory are `BATCH` recordings and one conversation.
+    answered at the same time. In memory are `BATCH` questions with their recordings and one conversation at most.
 
     Args:
         lines: (number from 1, text) of the lines.
@@ -187,7 +194,8 @@ def answer_lines(
             yield from _answered(waiting, session, read)
             waiting = []
             ended |= {current} if current is not None else set()
-            current, talk = item.conversation, replace(session, turns=[], _heard=[], _conversation=None)
+            current = item.conversation
+            talk = ChatSession(session.chat, session.encoder, with_=session.with_, decoding=session.decoding)
         if isinstance(item, _Item) and item.conversation is not None:
             yield _next_turn(item, talk, read, ended, number)
             continue
@@ -258,14 +266,16 @@ def _parse(number: int, line: bytes, call: Call) -> _Item:
         raise EcgChatError(
             f"line {number}: record is {_short(values.get('record'))}, expected a path, or a list of them"
         )
-    if any("\0" in record for record in records):
-        raise EcgChatError(f"line {number}: record holds a zero byte, expected a path")
+    if len(records) > MOST_RECORDS:
+        raise EcgChatError(f"line {number}: {len(records)} recordings, expected at most {MOST_RECORDS}")
+    for record in records:
+        _check_path(number, record)
     question = values.get("question")
     if not isinstance(question, str) or not question.strip():
         raise EcgChatError(f"line {number}: question is {_short(question)}, expected a sentence")
     fs, leads, unit = (values.get(key, getattr(call, key)) for key in ("fs", "leads", "unit"))
     leads = ",".join(map(str, leads)) if isinstance(leads, list) else leads
-    if isinstance(fs, bool) or not isinstance(fs, int | float | None):
+    if isinstance(fs, bool) or not isinstance(fs, int | float | None) or not abs(fs or 0) < 1e9:
         raise EcgChatError(f"line {number}: fs is {_short(fs)}, expected samples per second")
     for key, value in (("leads", leads), ("unit", unit)):
         if not isinstance(value, str | None):
@@ -273,8 +283,22 @@ def _parse(number: int, line: bytes, call: Call) -> _Item:
     talk = values.get("conversation")
     if isinstance(talk, bool) or not isinstance(talk, str | int | None):
         raise EcgChatError(f"line {number}: conversation is {_short(talk)}, expected a name")
+    if len(str(talk)) > LONGEST_NAME:
+        raise EcgChatError(f"line {number}: conversation is {_short(talk)}, expected at most {LONGEST_NAME} characters")
     given = {"record": values["record"], "question": question}
     return _Item(given, tuple(records), question, (fs, leads, unit), None if talk is None else str(talk))
+
+
+def _check_path(number: int, record: str) -> None:
+    """Raise if no file can have this path: the system's calls would with errors of another kind."""
+    if len(record) > LONGEST_PATH:
+        raise EcgChatError(f"line {number}: record is {_short(record)}, expected at most {LONGEST_PATH} characters")
+    if "\0" in record:
+        raise EcgChatError(f"line {number}: record holds a zero byte, expected a path")
+    try:
+        os.fsencode(record)
+    except UnicodeEncodeError:
+        raise EcgChatError(f"line {number}: record is {_short(record)}, expected a path in Unicode") from None
 
 
 def _decoded(line: bytes) -> tuple[dict[str, Any], str]:
@@ -301,8 +325,6 @@ def _short(value: Any) -> str:
 
 def _opened(path: Path) -> Any:
     """Open a file of questions, or standard input for "-"."""
-    import contextlib
-
     if str(path) == "-":
         return contextlib.nullcontext(sys.stdin.buffer)
     try:
@@ -312,13 +334,27 @@ def _opened(path: Path) -> Any:
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines that aren't empty, with their numbers; of a line that is too long, only its beginning."""
+    """Yield the lines that aren't empty, with their numbers; of a line that is too long, only its beginning.
+
+    Raises:
+        EcgChatError: a line doesn't end, or the file can't be read on.
+    """
+    try:
+        yield from _cut_lines(file)
+    except OSError as error:
+        raise EcgChatError(f"--batch: the file of questions can't be read ({error.strerror})") from error
+
+
+def _cut_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     number = 0
     while line := file.readline(LONGEST_LINE + 2):
         number += 1
-        rest = line
+        rest, skipped = line, 0
         while rest and not rest.endswith(b"\n"):
             rest = file.readline(LONGEST_LINE)
+            skipped += len(rest)
+            if skipped > LONGEST_SKIPPED:
+                raise EcgChatError(f"line {number}: doesn't end, expected JSON lines. Is --batch the right file?")
         if line.strip():
             yield number, line.rstrip(b"\r\n")
 

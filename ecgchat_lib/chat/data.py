@@ -7,6 +7,7 @@ encoded when it is drawn. Taught in: 12 §4.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, overload
 
 from tqdm import tqdm
 
-from ecgchat_lib.chat.batches import Example
+from ecgchat_lib.chat.batches import Example, example_bytes
 from ecgchat_lib.chat.template import ECG_ID, Encoded, Template, encode_conversation, pack
 from ecgchat_lib.errors import EcgChatError, MissingPartError
 from ecgchat_lib.instruct.build import validate_conversations
@@ -37,6 +38,7 @@ class ConversationFile(Sequence[Example]):
     Attributes:
         recordings: paths of the recordings, one row each.
         lengths: of each sequence, its tokens (marks included) and how many of them are marks.
+        content: hash of all sequences, `batches.content_hash` of the list of them.
         measured: share of the conversations whose prompt tells measured values.
 
     Raises:
@@ -65,7 +67,9 @@ class ConversationFile(Sequence[Example]):
         self.measured = 0.0
         self._rows: dict[str, int] = after._rows if after else {}
         self._places: list[tuple[int, ...]] = []  # of each sequence, where its conversations start
+        self._digest = hashlib.sha256()
         self._scan()
+        self.content = self._digest.hexdigest()
 
     def __len__(self) -> int:
         """Return how many sequences there are."""
@@ -117,11 +121,12 @@ class ConversationFile(Sequence[Example]):
 
     def _close(self, places: list[int], encoded: list[Encoded], item: dict[str, Any] | None) -> None:
         """Note a sequence whose conversations are known now."""
-        if item is None or not places:
+        if item is None:
             return
         whole = encoded[0] if len(encoded) == 1 else pack(encoded)
         self._places.append(tuple(places))
         self.lengths.append((len(whole.ids), whole.ids.count(ECG_ID)))
+        self._digest.update(example_bytes(Example(whole, self._rows_of(item, whole))))
 
     def _items(self) -> Iterator[tuple[int, int, dict[str, Any]]]:
         """Yield line number (or place in the list), where it starts, and what stands there."""

@@ -162,7 +162,9 @@ class Conversation:
 
     def _refuse_marks(self, text: str, what: str) -> None:
         if without_marks(text, self.chat.tokenizer, self.chat.template) != text:
-            raise EcgChatError(f"{what} holds a mark of the chat template or {ECG_MARK}. Use plain_text() first")
+            raise EcgChatError(
+                f"{what} holds a mark of the chat template, {ECG_MARK} or half a surrogate pair. Use plain_text() first"
+            )
 
     def _close(self) -> None:
         """End the answer that is still being made, if there is one; a question that nobody listened to is dropped."""
@@ -179,31 +181,26 @@ class Conversation:
         """
         assert self.length is not None
         room = self.length - self.decoding.max_new_tokens
-        ids = self._prompt(self._rounds, question)
+        turns = [*self._rounds, _Round(self._waiting, question)]
+        ids = self._prompt(turns)
         if self._places(ids) <= room:
             return ids
-        before = self._rounds, self._waiting
-        kept = list(self._rounds)
-        while kept and self._places(ids) > room // 2:
-            first = kept.pop(0)
-            if kept:
-                kept[0] = replace(kept[0], opening=first.opening + kept[0].opening)
-            else:
-                self._waiting = first.opening + self._waiting
-            ids = self._prompt(kept, question)
-        self._rounds = kept
+        while len(turns) > 1 and self._places(ids) > room // 2:
+            first = turns.pop(0)
+            turns[0] = replace(turns[0], opening=first.opening + turns[0].opening)
+            ids = self._prompt(turns)
         if self._places(ids) > room:
-            self._rounds, self._waiting = before
             raise EcgChatError(
                 f"the question and {len(self._ecg)} ECGs need {self._places(ids)} places, expected at most {room} "
                 f"beside an answer of {self.decoding.max_new_tokens} tokens. Ask a shorter question, or start anew"
             )
+        *self._rounds, last = turns
+        self._waiting = last.opening
         return ids
 
-    def _prompt(self, rounds: Sequence[_Round], question: str) -> tuple[int, ...]:
+    def _prompt(self, rounds: Sequence[_Round]) -> tuple[int, ...]:
         turns = [(item.opening + item.question, item.answer) for item in rounds]
-        open_turn = (self._waiting + question, None)
-        return prompt_ids([*turns, open_turn], self.chat.tokenizer, self.chat.template, system=self.system)
+        return prompt_ids(turns, self.chat.tokenizer, self.chat.template, system=self.system)
 
     def _places(self, ids: Sequence[int]) -> int:
         """Return how many places ids take up: one each, an ECG as many as it has tokens. ECGs stand in their order."""

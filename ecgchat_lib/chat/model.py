@@ -209,17 +209,19 @@ class EcgChat(nn.Module):
                 f"a prompt of {places} places and {max_new_tokens} new tokens, but the language model reads "
                 f"{self.context}. Leave out older turns, or ask for fewer tokens"
             )
-        was_training = self.training
+        was_training = self.training  # put back also after an interrupt: a training that goes on needs its dropout
         self.eval()
-        out = self.language_model.generate(
-            inputs_embeds=batch.embeddings,
-            attention_mask=batch.mask.long(),
-            max_new_tokens=max_new_tokens,
-            eos_token_id=self.end_id,
-            pad_token_id=self.end_id if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id,
-            **{"do_sample": False, **more},
-        )
-        self.train(was_training)
+        try:
+            out = self.language_model.generate(
+                inputs_embeds=batch.embeddings,
+                attention_mask=batch.mask.long(),
+                max_new_tokens=max_new_tokens,
+                eos_token_id=self.end_id,
+                pad_token_id=self.end_id if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id,
+                **{"do_sample": False, **more},
+            )
+        finally:
+            self.train(was_training)
         return [self.said(ids) for ids in out.tolist()]
 
     def said(self, ids: Sequence[int]) -> str:

@@ -8,6 +8,7 @@ is one, and the tests hold both beside each other. Taught in: 12 §3.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -164,7 +165,7 @@ class MemoryPlan:
         """Return what could be given up, cheapest first, and how many bytes each would save alone."""
         found = []
         for words, changes in _changes(self.settings):
-            saved = self.total - plan(self.config, **_fields(dataclasses.replace(self.settings, **changes))).total
+            saved = self.total - plan(self.config, **vars(dataclasses.replace(self.settings, **changes))).total
             if saved > 0:
                 found.append((words, saved))
         return found
@@ -259,7 +260,7 @@ def give_up(config: Any, memory: float, host: float | None = None, **settings: A
     given: list[str] = []
     while not found.fits(memory, host):
         for words, changes in _changes(found.settings):
-            less = plan(config, **_fields(dataclasses.replace(found.settings, **changes)))
+            less = plan(config, **vars(dataclasses.replace(found.settings, **changes)))
             if less.total < found.total or less.host < found.host:
                 given.append(words)
                 found = less
@@ -348,8 +349,6 @@ class _Count:
 
 @lru_cache(maxsize=32)
 def _count(config_json: str) -> _Count:
-    import json
-
     from transformers import AutoConfig, AutoModelForCausalLM
 
     fields = json.loads(config_json)
@@ -521,14 +520,10 @@ def table(names: Sequence[str], **settings: Any) -> list[dict[str, Any]]:
         config = known_config(name)
         for gpu, (memory, host, dtype) in GPUS.items():
             asked = plan(config, **{**settings, "dtype": dtype})
-            given, found = give_up(config, memory, host, **_fields(asked.settings))
+            given, found = give_up(config, memory, host, **vars(asked.settings))
             fits = found.fits(memory, host)
             rows.append({"model": name, "gpu": gpu, "asked": asked, "plan": found, "given_up": given, "fits": fits})
     return rows
-
-
-def _fields(settings: Settings) -> dict[str, Any]:
-    return {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

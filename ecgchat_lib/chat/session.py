@@ -156,8 +156,8 @@ class ChatSession:
             return answer
         talk = self._conversation
         assert talk is not None
-        if max_new_tokens is not None:
-            talk.decoding = replace(talk.decoding, max_new_tokens=max_new_tokens)
+        decoding = self._decoding()  # an earlier question's max_new_tokens was meant for that one alone
+        talk.decoding = decoding if max_new_tokens is None else replace(decoding, max_new_tokens=max_new_tokens)
         pieces, told = talk.say(asked), ""
         try:
             for piece in pieces:
@@ -186,8 +186,10 @@ class ChatSession:
         prompts, ecg, open_ones = [], [], []
         for place, (recording, question) in enumerate(asked):
             try:
-                heard = [known.get(id(item)) or self._hear(item) for item in _several(recording)]
-                known |= {id(item): one for item, one in zip(_several(recording), heard, strict=True)}
+                items = _several(recording)
+                for item in items:
+                    known[id(item)] = known.get(id(item)) or self._hear(item)
+                heard = [known[id(item)] for item in items]
                 if any(item.tokens is None for item in heard):
                     out[place] = refuse(heard, question)
                     continue

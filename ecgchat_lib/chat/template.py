@@ -296,7 +296,11 @@ def pack(conversations: Sequence[Encoded]) -> Encoded:
 
 
 def without_marks(text: str, tokenizer: Any, template: Template) -> str:
-    """Return a text without the marks that would end a turn or stand for an ECG; a space stands in their place."""
+    """Return a text without the marks that would end a turn or stand for an ECG; a space stands in their place.
+
+    Halves of surrogate pairs, which no tokenizer takes (JSON and undecodable input can hold them), become "?".
+    """
+    text = text.encode("utf-8", "replace").decode("utf-8")
     for mark in sorted(_marks(tokenizer, template), key=len, reverse=True):
         text = text.replace(mark, " ")
     return text
@@ -329,3 +333,5 @@ def _check_turns(
             raise EcgChatError(f"{where}: holds the mark {ECG_MARK}, expected it in questions only")
         if mark is not None:
             raise EcgChatError(f"{where}: holds the chat mark {mark!r}. Use plain_text() first")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise EcgChatError(f"{where}: holds half a surrogate pair, expected Unicode. Use plain_text() first")

@@ -24,11 +24,13 @@ from ecgchat_lib.chat.batches import (
     answer_tokens,
     batch_order,
     check_lengths,
+    content_hash,
     fingerprint,
     sequence_lengths,
 )
 from ecgchat_lib.chat.language_model import compute_dtype, quiet_loading
 from ecgchat_lib.chat.model import EcgChat
+from ecgchat_lib.chat.plan import Optimizer
 from ecgchat_lib.chat.template import Encoded
 from ecgchat_lib.chat.train_state import BestWeights, TrainState, trained_parameters
 from ecgchat_lib.coca.curves import Curves
@@ -47,7 +49,6 @@ __all__ = [
 ]
 
 Precision = Literal["auto", "no", "bf16", "fp16"]
-Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 
 
 @dataclass(frozen=True)
@@ -352,7 +353,8 @@ def _train(
     torch.manual_seed(config.seed + 1_000_003 * rank)  # dropout
     optimizer = _optimizer(chat, config)
     model, stepper = accelerator.prepare(AnswerLoss(chat), optimizer)
-    state = TrainState(chat, optimizer, accelerator, fingerprint(lengths))
+    content = content_hash(examples) if folder is not None else ""
+    state = TrainState(chat, optimizer, accelerator, fingerprint(lengths), content)
     if folder is not None:
         state.load(folder, config)
     best = BestWeights(chat, folder)
@@ -438,8 +440,13 @@ def make_accelerator(chat: EcgChat, config: TrainConfig) -> Any:
         gradient_accumulation_steps=config.accumulate,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
-    if accelerator.state.deepspeed_plugin is not None:  # it would ask a data loader
-        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = config.batch
+    if accelerator.state.deepspeed_plugin is not None:  # it would ask a data loader, and believe the launcher's file
+        accelerator.gradient_accumulation_steps = config.accumulate
+        accelerator.state.deepspeed_plugin.deepspeed_config |= {
+            "train_micro_batch_size_per_gpu": config.batch,
+            "gradient_accumulation_steps": config.accumulate,
+            "gradient_clipping": config.clip,
+        }
     return accelerator
 
 

@@ -1,8 +1,9 @@
 """`ecgchat train projector`, `chat` and `export`: the chat model's two stages, and the way out.
 
 Only typer is imported at the start. For several GPUs, start the same command with
-`accelerate launch --config_file FILE $(which ecgchat) train chat …`; files for DDP, FSDP and DeepSpeed lie in
-`ecgchat_lib/chat/accelerate`. Exit codes: 0 done, 2 the input or the call can't be used. Taught in: 12 §4–5.
+`accelerate launch --config_file FILE $(which ecgchat) train chat …`; files for DDP and DeepSpeed lie in
+`ecgchat_lib/chat/accelerate` (FSDP's there is for loops of your own: these commands refuse it). Exit codes: 0 done, 2
+the input or the call can't be used. Taught in: 12 §4–5.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ecgchat_lib.errors import ParameterError
+from ecgchat_lib.errors import ParameterError, printable
 
 Out = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where everything is written.", show_default=False)]
 Profile = Annotated[Literal["ci", "cpu", "t4", "h100"], typer.Option(help="Sizes for this machine.")]
@@ -136,13 +137,14 @@ def _run(
     )
     from ecgchat_lib.chat.train_state import STATE
     from ecgchat_lib.coca.checkpoint import MINI_FOLDER, load_coca
+    from ecgchat_lib.coca.workers import leave_workers
     from ecgchat_lib.paths import data_folder
 
     job = join_job()
 
     def tell(text: str) -> None:
         if job.rank == 0:
-            typer.echo("".join(character if character.isprintable() else "?" for character in text), err=True)
+            typer.echo(printable(text), err=True)
 
     if (out / "run" / STATE).is_file() and not resume:
         raise ParameterError(f"{out}: holds a run already. Add --resume to go on with it, or name another folder.")
@@ -173,3 +175,4 @@ def _run(
     )
     if job.rank == 0:
         typer.echo(f"{out}: {len(losses)} steps, loss {losses[0]:.4f} at first, {losses[-1]:.4f} at last")
+    leave_workers()

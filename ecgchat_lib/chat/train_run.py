@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from ecgchat_lib.chat.batches import Example, sequence_lengths
-from ecgchat_lib.chat.checkpoint import ADAPTER, load_chat_model, read_manifest, save_chat
+from ecgchat_lib.chat.checkpoint import ADAPTER, load_chat_model, read_manifest, save_chat, write_text
 from ecgchat_lib.chat.data import ConversationFile
 from ecgchat_lib.chat.language_model import LanguageModel, compute_dtype, load_language_model
 from ecgchat_lib.chat.model import EcgChat
@@ -132,7 +132,7 @@ class Job(NamedTuple):
         rank: which process this is.
         world: how many there are.
         wait: returns when all have called it.
-        whole: the optimizer isn't cut over the processes (FSDP, DeepSpeed), so a state can be saved.
+        whole: the optimizer isn't cut over the processes (DeepSpeed), so a state can be saved.
     """
 
     device: str
@@ -143,11 +143,20 @@ class Job(NamedTuple):
 
 
 def join_job() -> Job:
-    """Join the processes that `accelerate launch` started; without it, this one is all."""
+    """Join the processes that `accelerate launch` started; without it, this one is all.
+
+    Raises:
+        ParameterError: the launch asks for FSDP, whose pieces of the weights `save_chat` can't gather.
+    """
     from accelerate import PartialState
 
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        raise ParameterError(
+            "FSDP cuts the weights into pieces, and the trained ones couldn't be saved at the end. Launch with "
+            "ddp.yaml or deepspeed_zero2.yaml; for a model that doesn't fit one GPU, take NF4 (profile t4 or h100)"
+        )
     state = PartialState(cpu=not torch.cuda.is_available())
-    whole = not any(os.environ.get(f"ACCELERATE_USE_{kind}", "") == "true" for kind in ("FSDP", "DEEPSPEED"))
+    whole = os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true"
     return Job(str(state.device), state.process_index, state.num_processes, state.wait_for_everyone, whole)
 
 
@@ -225,8 +234,8 @@ def synthetic_data(folder: Path, count: int, seed: int) -> Path:
     manifest = make_manifest(rows)
     parts = split_conversations(build_conversations(manifest, measured, seed=seed), manifest)
     for split in ("train", "validation"):
-        _write(folder / f"{split}.jsonl", "".join(json.dumps(item) + "\n" for item in parts[split]))
-    _write(note, json.dumps(made_by))
+        write_text(folder / f"{split}.jsonl", "".join(json.dumps(item) + "\n" for item in parts[split]))
+    write_text(note, json.dumps(made_by))
     return folder
 
 
@@ -380,12 +389,6 @@ def _front_end(config: EcgEncoderConfig) -> dict[str, Any]:
     names = ("fs", "seconds", "band", "z_score", "keep_scale")
     plain: dict[str, Any] = json.loads(json.dumps({name: getattr(config, name) for name in names}))
     return plain
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def find_data(data: Path | None, profile: ChatProfile, name: str, out: Path, seed: int, job: Job) -> Path:

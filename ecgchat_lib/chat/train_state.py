@@ -38,7 +38,8 @@ class TrainState:
         chat: the model.
         optimizer: torch's or bitsandbytes', not accelerate's wrapper.
         accelerator: accelerate's helper, for the scaler and the processes.
-        data: fingerprint of the training set.
+        data: `fingerprint` of the training set's sizes.
+        content: `content_hash` of the training set.
         step: the next step.
         history: one entry per step done.
     """
@@ -47,6 +48,7 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     accelerator: Any
     data: str
+    content: str
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
 
@@ -72,7 +74,7 @@ class TrainState:
                 else:
                     numbers[place] = value
         about: dict[str, Any] = {"step": self.step, "history": self.history, "numbers": numbers}
-        about |= {"config": _plain(config), "data": self.data, "processes": self.accelerator.num_processes}
+        about |= self._belongs_to(config)
         if self.accelerator.scaler is not None:
             about["scaler"] = self.accelerator.scaler.state_dict()
         folder.mkdir(parents=True, exist_ok=True)
@@ -91,9 +93,10 @@ class TrainState:
             return
         self._check_whole()
         tensors, about = _read(path)
-        now = {"config": _plain(config), "data": self.data, "processes": self.accelerator.num_processes}
-        changed = [name for name in ("data", "processes") if about[name] != now[name]]
-        changed += [name for name, value in about["config"].items() if _plain(config).get(name) != value]
+        now = self._belongs_to(config)
+        # a state of before `content` was noted has sizes alone
+        changed = [name for name in ("data", "content", "processes") if about.get(name, now[name]) != now[name]]
+        changed += [name for name, value in about["config"].items() if now["config"].get(name) != value]
         if changed:
             raise EcgChatError(
                 f"{path}: this run was started with other settings ({', '.join(sorted(changed))}). "
@@ -103,6 +106,11 @@ class TrainState:
         self.step, self.history = about["step"], about["history"]
         if about.get("scaler") and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(about["scaler"])
+
+    def _belongs_to(self, config: TrainConfig) -> dict[str, Any]:
+        """Return what must be the same when the run goes on."""
+        processes = self.accelerator.num_processes
+        return {"config": _plain(config), "data": self.data, "content": self.content, "processes": processes}
 
     def _put_back(self, path: Path, tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
         parameters = trained_parameters(self.chat)
@@ -184,7 +192,7 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], about: dict[str,
 
     temporary = path.with_name(f".{path.name}.part")
     save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, temporary, about)
-    temporary.chmod(0o644)
+    temporary.chmod(0o644)  # safetensors writes for the owner alone, and git and others must read it
     os.replace(temporary, path)
 
 

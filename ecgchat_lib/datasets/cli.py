@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ecgchat_lib.errors import printable
+
 if TYPE_CHECKING:
     from ecgchat_lib.datasets.fetch import Summary
 
@@ -33,9 +35,9 @@ BaseUrl = Annotated[
 ]
 
 
-def _tell(text: str) -> None:
+def tell(text: str) -> None:
     """Write a line for people to standard error, without control characters."""
-    typer.echo("".join(character if character.isprintable() else "?" for character in text), err=True)
+    typer.echo(printable(text), err=True)
 
 
 def _gigabytes(count: float) -> str:
@@ -83,7 +85,7 @@ def fetch(
 
     def confirm(files: int, size: int, free: int) -> bool:
         if source.note:
-            _tell(f"note: {source.note}")
+            tell(f"note: {source.note}")
         return _confirm(files, size, free)
 
     summary = fetch_dataset(
@@ -96,15 +98,15 @@ def fetch(
 
 def _confirm(files: int, size: int, free: int) -> bool:
     """Say what is coming; ask only at a terminal, and only from a gigabyte on."""
-    _tell(f"{files} files, about {_gigabytes(size)}; {_gigabytes(free)} of the disk are free")
+    tell(f"{files} files, about {_gigabytes(size)}; {_gigabytes(free)} of the disk are free")
     return size < 1e9 or not sys.stdin.isatty() or typer.confirm("Go on?", default=True, err=True)
 
 
 def _report_fetch(summary: Summary, as_json: bool) -> None:
     """Print what a fetch did."""
     for note in summary.notes:
-        _tell(f"note: {note}")
-    _tell_some([f"{name}: {reason}" for name, reason in summary.failed], "failed")
+        tell(f"note: {note}")
+    tell_some([f"{name}: {reason}" for name, reason in summary.failed], "failed")
     counts: dict[str, Any] = {
         "folder": str(summary.folder),
         "recordings": summary.recordings,
@@ -122,11 +124,12 @@ def _report_fetch(summary: Summary, as_json: bool) -> None:
     )
 
 
-def _tell_some(lines: list[str], what: str) -> None:
+def tell_some(lines: list[str], what: str) -> None:
+    """Write the first of many lines for people, and how many more there are."""
     for line in lines[:SHOWN]:
-        _tell(f"{what}: {line}")
+        tell(f"{what}: {line}")
     if len(lines) > SHOWN:
-        _tell(f"{what}: and {len(lines) - SHOWN} more")
+        tell(f"{what}: and {len(lines) - SHOWN} more")
 
 
 @app.command()
@@ -152,9 +155,9 @@ def verify(
         report = verify_dataset(folder)
     counts = {"right": report.right, **{k: len(getattr(report, k)) for k in ("missing", "damaged", "extra")}}
     for kind in ("missing", "damaged", "extra"):
-        _tell_some(getattr(report, kind), kind)
+        tell_some(getattr(report, kind), kind)
     for note in report.notes:
-        _tell(f"note: {note}")
+        tell(f"note: {note}")
     shown = ", ".join(f"{count} {kind}" for kind, count in counts.items())
     typer.echo(json.dumps({"folder": str(folder), **counts}) if as_json else f"{folder}: {shown}")
     if not report.sound:
@@ -190,7 +193,7 @@ def _repair(folder: Path, names: list[str], base_url: str | None) -> None:
     before = str(state.get("base_url", source.base_url))
     mirror = base_url or (None if before == source.base_url else before)
     summary = refetch(source, folder, names, base_url=mirror)
-    _tell_some([f"{name}: {reason}" for name, reason in summary.failed], "failed")
+    tell_some([f"{name}: {reason}" for name, reason in summary.failed], "failed")
 
 
 def _verify_store(folder: Path, as_json: bool) -> None:
@@ -199,7 +202,7 @@ def _verify_store(folder: Path, as_json: bool) -> None:
     with PackedStore(folder) as store:
         faults = store.verify()
         facts = {"folder": str(folder), "records": len(store), "blocks": len(store.blocks), "damaged": len(faults)}
-    _tell_some(faults, "damaged")
+    tell_some(faults, "damaged")
     shown = f"{folder}: {facts['records']} records in {facts['blocks']} blocks, {len(faults)} damaged"
     typer.echo(json.dumps(facts) if as_json else shown)
     if faults:
@@ -259,7 +262,7 @@ def pack(
         else:
             with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as executor:
                 summary = pack_records(records, out, executor=executor, progress=bar.update)
-    _tell_some([f"{failure['record']}: {failure['reason']}" for failure in summary.failures], "not packed")
+    tell_some([f"{failure['record']}: {failure['reason']}" for failure in summary.failures], "not packed")
     facts = {"folder": str(out), "records": summary.records, "not_packed": len(summary.failures)}
     facts |= {"inexact": summary.inexact, "blocks": summary.blocks, "bytes": summary.bytes}
     exact = "each exact to the last bit" if not summary.inexact else f"{summary.inexact} of them not exact (error_mv)"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ecgchat_lib.errors import MissingPartError, ParameterError
+from ecgchat_lib.errors import MissingPartError, ParameterError, printable
 
 if TYPE_CHECKING:
     from ecgchat_lib.coca.workers import Workers
@@ -69,7 +69,7 @@ def coca(
 
     def tell(text: str) -> None:
         if workers.index == 0:
-            typer.echo("".join(character if character.isprintable() else "?" for character in text), err=True)
+            typer.echo(printable(text), err=True)
 
     workers.rows(config.batch)
     if workers.index:

@@ -210,7 +210,7 @@ def build_conversations(
         measured = (measurements or {}).get(str(row.record))
         turns = questions_about(str(row.record), statements, measured, weights, seed=seed)
         prefix = f"{ECG_MARK}\n{measured_line(measured)}\n" if measured is not None else f"{ECG_MARK}\n"
-        rng = _rng(str(row.record), seed, "arrange")
+        rng = rng_for(seed, "arrange", str(row.record))
         for number, chosen in enumerate(_arrange(turns, singles, dialogues, rounds, rng)):
             for turn in chosen:
                 check_facts(turn.answer, statements, measured, where=f"{row.record}, {turn.kind}")
@@ -244,7 +244,7 @@ def questions_about(
         weights: finding name → how often to deny it, from `finding_weights`.
         seed: which random choice.
     """
-    rng = _rng(record, seed, "questions")
+    rng = rng_for(seed, "questions", record)
     teacher = Teacher(statements, measurements, rng)
     asked: list[Turn | None] = [teacher.rhythm(), teacher.rate(), teacher.diagnosis(), teacher.normal()]
     asked += [teacher.interval(str(field)) for field in rng.permutation(list(INTERVALS))[:2]]
@@ -285,9 +285,9 @@ def _arrange(
             yield [turns[int(k)] for k in rng.permutation(len(turns))[:length]]
 
 
-def _rng(record: str, seed: int, purpose: str) -> np.random.Generator:
-    """Return a generator that depends on the recording's name, so that its neighbors in the table don't matter."""
-    digest = hashlib.sha256(f"{seed}/{purpose}/{record}".encode()).digest()
+def rng_for(*key: object) -> np.random.Generator:
+    """Return a generator that depends on the key alone, so that neighbors in the table don't matter."""
+    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ecgchat_lib.datasets.cli import tell_some
+
 if TYPE_CHECKING:
     from ecgchat_lib.datasets.manifest import Manifest
     from ecgchat_lib.ecg.measure import Measurements
@@ -24,7 +26,6 @@ instruct_app = typer.Typer(
     rich_markup_mode=None,
 )
 
-SHOWN = 10  # names in a list of faults, before "and N more"
 MEASURED, RECORDINGS = "measurements.jsonl", "recordings"
 
 Source = Annotated[
@@ -40,18 +41,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per 
 MetadataOnly = Annotated[
     bool, typer.Option("--metadata-only", help="Read no recording; then nothing is asked about numbers.")
 ]
-
-
-def _tell(text: str) -> None:
-    """Write a line for people to standard error, without control characters."""
-    typer.echo("".join(character if character.isprintable() else "?" for character in text), err=True)
-
-
-def _tell_some(lines: list[str], what: str) -> None:
-    for line in lines[:SHOWN]:
-        _tell(f"{what}: {line}")
-    if len(lines) > SHOWN:
-        _tell(f"{what}: and {len(lines) - SHOWN} more")
 
 
 @instruct_app.command()
@@ -94,7 +83,7 @@ def build(
     from tqdm import tqdm
 
     from ecgchat_lib.errors import ParameterError
-    from ecgchat_lib.instruct.dataset import build_dataset
+    from ecgchat_lib.instruct.dataset import build_dataset, refuse_other_build
     from ecgchat_lib.instruct.drafts import BuildConfig
     from ecgchat_lib.instruct.teachers import Budget
 
@@ -105,9 +94,10 @@ def build(
     budget = Budget(budget_tokens, budget_dollars, prices)
     if (manifest is None) == (synthetic is None):
         raise ParameterError("expected either a MANIFEST or --synthetic N")
+    refuse_other_build(out, resume)
     writer = _teacher(teacher, model, base_url, key_name, budget, per_minute, jobs)
     table, name, measured, faults = _recordings(manifest, dataset, synthetic, metadata_only, seed, out)
-    _tell_some([f"{record}: {reason}" for record, reason in faults.items()], "left out")
+    tell_some([f"{record}: {reason}" for record, reason in faults.items()], "left out")
     with tqdm(total=None, unit="conversation", disable=None) as bar:
         facts = build_dataset(
             table,
@@ -170,12 +160,11 @@ def _recordings(
     """Return the manifest with paths relative to its folder, its dataset's name, what was measured, and what failed."""
     from tqdm import tqdm
 
-    from ecgchat_lib.datasets.synthetic import write_synthetic
     from ecgchat_lib.instruct.measured import measure_manifest
 
     if synthetic is not None:
         source, dataset = out / RECORDINGS, "synthetic"
-        table = write_synthetic(source, synthetic, seed)
+        table = _synthetic(source, synthetic, seed)
     else:
         table = read_source(source or Path(), dataset, metadata_only=metadata_only)
     measured: dict[str, Measurements] | None = None
@@ -187,6 +176,28 @@ def _recordings(
     if source is not None and source.is_dir():
         table = table.assign(path=[_relative(path, source) for path in table["path"]])
     return table, dataset or "", measured, faults
+
+
+def _synthetic(folder: Path, n: int, seed: int) -> Manifest:
+    """Return the synthetic recordings of a build, which are made once."""
+    from ecgchat_lib.datasets import load
+    from ecgchat_lib.datasets.synthetic import write_synthetic
+    from ecgchat_lib.errors import ParameterError
+
+    note = folder / "synthetic.json"  # written last
+    if not note.is_file():
+        return write_synthetic(folder, n, seed)
+    try:
+        made = json.loads(note.read_text(encoding="utf-8"))
+        before = (made["n"], made["seed"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        before = None
+    if before != (n, seed):
+        raise ParameterError(
+            f"{folder}: holds other synthetic recordings (number and seed {before}, asked for {(n, seed)}). "
+            "Name another folder with --out"
+        )
+    return load("synthetic", folder)
 
 
 def read_source(source: Path, dataset: str | None, *, metadata_only: bool = False) -> Manifest:
@@ -272,7 +283,7 @@ def check(
         if manifest.is_dir():
             table = table.assign(path=[_relative(path, manifest) for path in table["path"]])
         wrong, answers = find_false(conversations, table, measured)
-    _tell_some(wrong, "wrong")
+    tell_some(wrong, "wrong")
     rounds = sum(len(item["conversations"]) // 2 for item in conversations)
     facts = {"file": str(file), "conversations": len(conversations), "rounds": rounds}
     if as_json:

@@ -101,12 +101,21 @@ def _line(item: Conversation) -> str:
     return json.dumps(item, ensure_ascii=False) + "\n"
 
 
+def refuse_other_build(out: Path, resume: bool) -> None:
+    """Raise before anything is written into a folder that holds a build, unless it is to be resumed.
+
+    Raises:
+        ParameterError: it does.
+    """
+    if (out / STARTED).is_file() and not resume:
+        raise ParameterError(f"{out}: holds a build already. Add --resume to go on with it, or name another folder")
+
+
 def _start(out: Path, settings: Mapping[str, Any], resume: bool) -> None:
     """Note what is built in a folder; refuse a folder with another build in it."""
+    refuse_other_build(out, resume)
     path = out / STARTED
     if path.is_file():
-        if not resume:
-            raise ParameterError(f"{out}: holds a build already. Add --resume to go on with it, or name another folder")
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
             differ = [name for name in settings if before[name] != settings[name]]
@@ -115,6 +124,9 @@ def _start(out: Path, settings: Mapping[str, Any], resume: bool) -> None:
         if differ:
             raise ParameterError(f"{out}: was built with another {', '.join(differ)}. Use the same, or another folder")
         return
+    others = [name for name in (CARD, FINISHED, *(f"{split}.jsonl" for split in SPLITS)) if (out / name).exists()]
+    if others:
+        raise ParameterError(f"{out}: holds {others[0]}, which isn't of a build. Name another folder")
     _write(path, [json.dumps(settings, ensure_ascii=False, indent=1) + "\n"])
 
 

@@ -17,7 +17,7 @@ from ecgchat_lib.datasets.reports import PHRASES
 from ecgchat_lib.instruct.build import Statements, Teacher, Turn
 from ecgchat_lib.instruct.facts import find_errors
 from ecgchat_lib.instruct.findings import FINDINGS, Finding, get_finding, presence, present_codes
-from ecgchat_lib.instruct.wording import INTERVALS, QUESTIONS, VERDICTS, join, whole
+from ecgchat_lib.instruct.wording import INTERVALS, QUESTIONS, VERDICTS, join, whole, without_article
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +41,7 @@ SIGNS: Mapping[str, str] = MappingProxyType(
         "lafb": "the axis points far to the left, with small Q waves in I and aVL and deep S waves in II, III and aVF",
         "pvc": "a wide QRS complex comes early, without a P wave before it",
         "pac": "a P wave of another shape comes early, and a QRS complex of the usual shape follows",
-        "lvh": "R waves in the left leads and S waves in the right ones are tall, often with a strained ST segment",
+        "lvh": "R waves in the left leads are tall and S waves in right ones deep, often with a strained ST segment",
         "anterior_mi": "Q waves stand in the chest leads over the front wall, or R waves don't grow there",
         "inferior_mi": "Q waves stand in leads II, III and aVF",
         "infarction": "Q waves stand in leads that look at one wall of the heart",
@@ -251,7 +251,8 @@ class Narrator(Teacher):
         rhythms = {code for finding in FINDINGS if finding.rhythm for code in finding.codes}
         kept = [code for code in PHRASES if code in present and (code not in rhythms or code in stated)]
         kept.sort(key=lambda code: min(order[kind] for kind in STATEMENTS[code].kinds))
-        nouns = [[text for text in PHRASES[code] if not text.startswith("the ")] for code in kept]
+        # "normal sinus rhythm" says more than the statement SR does
+        nouns = [[t for t in PHRASES[code] if not t.startswith(("the ", "normal "))] for code in kept]
         return [self._pick(texts) for texts in nouns]
 
     def summary(self) -> Turn | None:
@@ -335,7 +336,7 @@ class Narrator(Teacher):
         plain = self.presence(finding)
         if plain is None:
             return None
-        bare = finding.phrase.removeprefix("a ").removeprefix("an ")
+        bare = without_article(finding.phrase)
         key = "tag present" if plain.truth else "tag absent"
         answer = self._pick(TOLD[key]).format(it=finding.phrase if plain.truth else bare)
         return replace(plain, question=self._pick(ASKED["tag"]).format(it=bare), answer=answer)

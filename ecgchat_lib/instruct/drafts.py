@@ -13,10 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ecgchat_lib.errors import EcgChatError, ParameterError
-from ecgchat_lib.instruct.build import ECG_MARK, Turn
+from ecgchat_lib.instruct.build import ECG_MARK, Turn, rng_for
 from ecgchat_lib.instruct.compare import Comparison, Facts, find_pair_errors
 from ecgchat_lib.instruct.dialogue import Balance, Chain, Narrator
 from ecgchat_lib.instruct.facts import find_errors
@@ -24,6 +22,8 @@ from ecgchat_lib.instruct.findings import get_finding
 from ecgchat_lib.instruct.wording import measured_line
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ecgchat_lib.datasets.manifest import Manifest
     from ecgchat_lib.ecg.measure import Measurements
 
@@ -136,12 +136,6 @@ def make_drafts(
     if not len(manifest):
         raise EcgChatError("manifest: no recording in it; expected one at least. Check the folder or file")
     return _Planner(manifest, measurements or {}, config).plan()
-
-
-def rng_for(*key: object) -> np.random.Generator:
-    """Return a generator that depends on the key alone, so that neighbors in the table don't matter."""
-    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
 
 class _Planner:

@@ -60,8 +60,10 @@ class Journal:
             row = json.loads(line)
             tokens = (int(row["tokens"][0]), int(row["tokens"][1]))
             answers = tuple(str(one) for one in row["answers"])
+            if min(tokens) < 0:
+                raise ValueError(tokens)
             self._replies[str(row["asked"])] = Reply(answers, str(row["problem"]), tokens)
-        except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError):
             raise EcgChatError(f"{self.path}, line {number + 1}: no reply of a teacher. Move the file away") from None
 
     @property

@@ -45,6 +45,8 @@ def from_row(row: dict[str, Any]) -> Measurements:
     ]
     if wrong:
         raise EcgChatError(f"measurements: {wrong[0]} is {values[wrong[0]]!r}, expected a number. Measure again")
+    if values.get("regular") not in (True, False, None) or not isinstance(values.get("reasons", {}), dict):
+        raise EcgChatError("measurements: 'regular' or 'reasons' is strange. Measure again")
     return Measurements(**values)
 
 
@@ -69,12 +71,13 @@ def measure_manifest(
     """
     from ecgchat_lib.ecg.recording import read_recording
 
-    known = _read_cache(cache)
+    known, end = _read_cache(cache)
     measured: dict[str, Measurements] = {}
     unreadable: dict[str, str] = {}
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         with cache.open("a", encoding="utf-8") as file:
+            file.truncate(end)
             for record, path in zip(manifest["record"], manifest["path"], strict=True):
                 key = _key(str(record), str(path))
                 if key not in known:
@@ -100,23 +103,22 @@ def _key(record: str, path: str) -> str:
     return json.dumps([record, path, *([stat.st_size, stat.st_mtime_ns] if stat else [])])
 
 
-def _read_cache(cache: Path) -> dict[str, Measurements]:
-    """Read what is kept; a last line that was cut off is removed."""
+def _read_cache(cache: Path) -> tuple[dict[str, Measurements], int]:
+    """Read what is kept, and where its last whole line ends; what was cut off after it doesn't count."""
     if not cache.is_file():
-        return {}
+        return {}, 0
     content = cache.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        cache.write_bytes(whole)
     known = {}
     for number, line in enumerate(whole.splitlines()):
         try:
             row = json.loads(line)
-            known[str(row["key"])] = from_row(row["measurements"])
-        except (ValueError, KeyError, TypeError, RecursionError, EcgChatError):
+            str(json.loads(row["key"])[0])
+            known[row["key"]] = from_row(row["measurements"])
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, EcgChatError):
             remedy = "Delete the file; they are made again"
             raise EcgChatError(f"{cache}, line {number + 1}: no measurements. {remedy}") from None
-    return known
+    return known, len(whole)
 
 
 def read_measurements(cache: Path) -> dict[str, Measurements]:
@@ -127,4 +129,4 @@ def read_measurements(cache: Path) -> dict[str, Measurements]:
     """
     if not cache.is_file():
         raise EcgChatError(f"{cache}: no such file. It is written by 'ecgchat instruct build' beside the data set")
-    return {json.loads(key)[0]: found for key, found in _read_cache(cache).items()}
+    return {str(json.loads(key)[0]): found for key, found in _read_cache(cache)[0].items()}

@@ -272,12 +272,7 @@ class OpenAITeacher:
             raise ParameterError(
                 f"base URL {base_url[:60]!r}: expected http:// or https://, such as http://localhost:8000/v1"
             )
-        if (
-            not 1 <= jobs <= 64
-            or not 1 <= attempts <= 20
-            or timeout <= 0
-            or (per_minute is not None and per_minute <= 0)
-        ):
+        if not 1 <= jobs <= 64 or not 1 <= attempts <= 20 or timeout <= 0 or not (per_minute is None or per_minute > 0):
             raise ParameterError(
                 f"jobs={jobs}, attempts={attempts}, timeout={timeout}, per_minute={per_minute}: "
                 "expected 1 to 64, 1 to 20, and positive numbers"
@@ -346,11 +341,19 @@ class OpenAITeacher:
         """Send one request; return the parsed answer, or `_Later` if it is worth another try."""
         import requests
 
-        key = os.environ.get(self.key_name, "")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        key = os.environ.get(self.key_name, "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise ParameterError(f"{self.key_name}: the key holds characters that no key has. Set it again")
+
+        def sign(request: requests.PreparedRequest) -> requests.PreparedRequest:
+            """Put the key on the request; given as `auth`, since a .netrc would replace a plain header."""
+            if key:
+                request.headers["Authorization"] = f"Bearer {key}"
+            return request
+
         try:
             with requests.post(
-                self.url, json=body, headers=headers, timeout=self.timeout, stream=True, allow_redirects=False
+                self.url, json=body, auth=sign, timeout=self.timeout, stream=True, allow_redirects=False
             ) as response:
                 if response.status_code == 429 or response.status_code >= 500:
                     return _Later(f"status {response.status_code}", _retry_after(response.headers.get("Retry-After")))
@@ -360,13 +363,22 @@ class OpenAITeacher:
         except requests.Timeout:
             return _Later("timed out", maybe_billed=True)
         except requests.RequestException as error:
-            return _Later(type(error).__name__)
+            if isinstance(error, ValueError):  # an address or header that can't be sent stays so
+                raise EcgChatError(f"{self.model}: the server's address can't be used. Check --base-url") from None
+            return _Later(type(error).__name__, maybe_billed=not _never_connected(error))
         import json
 
         try:
             return json.loads(content)
         except (ValueError, RecursionError):
             return _Later("the answer is no JSON", maybe_billed=True)
+
+
+def _never_connected(error: Exception) -> bool:
+    """Return whether a request failed before there was a connection to send it on; any other may be billed."""
+    from urllib3.exceptions import NewConnectionError
+
+    return bool(error.args) and isinstance(getattr(error.args[0], "reason", None), NewConnectionError)
 
 
 @dataclass(frozen=True)
@@ -405,8 +417,8 @@ def _retry_after(text: str | None) -> float:
 
 def _refusal(model: str, status: int, content: bytes, key: str, key_name: str) -> str:
     """Say why a server refused, without the key that a server may echo."""
-    text = content[:300].decode("utf-8", "replace")
-    text = text.replace(key, "***") if key else text
+    text = content.decode("utf-8", "replace")
+    text = (text.replace(key, "***") if key else text)[:300]  # cut last, or half a key would stay
     text = "".join(character if character.isprintable() else " " for character in text)
     remedy = f"Set {key_name}" if status in (401, 403) else "Check --model, --base-url and the server's own log"
     return f"{model}: the server refuses with status {status}: {text.strip() or 'no reason given'}. {remedy}"

@@ -142,7 +142,7 @@ ABBREVIATIONS: Mapping[str, str] = MappingProxyType(
         "VT": "ventricular tachycardia",
         "VF": "ventricular fibrillation",
         "STEMI": "an ST elevation infarction",
-        "NSTEMI": "an ST elevation infarction",
+        "NSTEMI": "an infarction without ST elevation",
         "CAD": "coronary artery disease",
     }
 )
@@ -177,6 +177,7 @@ GROUPS: tuple[tuple[Finding, tuple[str, ...]], ...] = (
             ("ventricular tachycardia", ("V tach",)),
             ("ventricular fibrillation", ()),
             ("an ST elevation infarction", ("acute infarction", "acute myocardial infarction", "acute MI")),
+            ("an infarction without ST elevation", ("non ST elevation infarction",)),
             ("coronary artery disease", ("coronary disease",)),
             ("a junctional rhythm", ("junctional rhythm", "nodal rhythm", "escape rhythm")),
             ("asystole", ()),

@@ -213,65 +213,7 @@ for answer in (
     "No, I do not see left ventricular hypertrophy here.",
     "This ECG shows an inferior myocardial infarction.",
 ):
-    print(f"{answer:66s}", find_errors(answer, stated, real) or "nothing wrong")
-
-# %% [markdown]
-# That is easy as long as rules write the answers. A language model writes freely, so the check must know synonyms and
-# abbreviations, and how far a *no* reaches.
-#
-# **Predict:** three of these answers are true. Which?
-
-# %%
-for answer in (
-    "No evidence of flutter, but AF is present.",
-    "No evidence of AF, LBBB or LVH.",
-    "Hypertrophy of the left ventricle; the rhythm is not sinus.",
-    "AF cannot be excluded, and an old infarct is likely.",
-    "In general, a PR interval above 200 ms means a first-degree AV block.",
-    "You should take a beta blocker.",
-):
-    print(f"{answer:70s}", find_errors(answer, stated, real) or "nothing wrong")
-
-# %% [markdown]
-# The last one passes, and it shouldn't: the check has no word for drugs, so it sees nothing. That is the limit of every
-# list. Against it there is a second rule, for what a language model wrote: every word must be a known one.
-
-# %%
-from ecgchat_lib.instruct.words import unknown_words
-
-print(unknown_words("You should take a beta blocker."), unknown_words("I see that the ECG shows AF."))
-
-# %% [markdown]
-# How good is it? `tests/test_instruct_facts.py` has 100 answers that the check was written with, all judged rightly,
-# and 46 odd ones that were written afterwards and never fitted to: of the 22 wrong ones, it rejects 10, and with the
-# list of words 19. The list also turns down 15 of the 24 right ones. For a filter that is the better mistake: a
-# rewording that is turned down costs a rewording, and one that is let through teaches something false.
-#
-# ### Exercise 10.4 How far a no reaches (★★☆, 10 min)
-#
-# Say whether a sentence denies a finding: "no", "not", "without", "neither" or "nor" stands somewhere before it, and no
-# "but", "however" or "although" between them.
-#
-# <details><summary>Hint 1</summary>Look only at the text before the finding, and of it only at what follows the last
-# "but".</details>
-# <details><summary>Hint 2</summary><code>re.split(r"\bbut\b", before)[-1]</code> is that part; <code>\b</code> keeps
-# "normal" from being a "no".</details>
-
-
-# %% tags=["solution"]
-def is_denied(sentence, finding):
-    """sentence, finding: texts in small letters; the finding stands in the sentence once. Return True or False."""
-    # <solution>
-    import re
-
-    before = sentence.split(finding)[0]
-    reach = re.split(r"\b(?:but|however|although)\b", before)[-1]
-    return bool(re.search(r"\b(?:no|not|without|neither|nor)\b", reach))
-    # </solution>
-
-
-# %%
-check("10.4", is_denied)
+    print(answer, *(find_errors(answer, stated, real) or ["nothing wrong"]), sep="\n    ")
 
 # %% [markdown]
 # ### Exercise 10.2 Numbers that nobody measured (★☆☆, 5 min)
@@ -295,6 +237,64 @@ def wrong_numbers(answer, measured):
 
 # %%
 check("10.2", wrong_numbers)
+
+# %% [markdown]
+# That is easy as long as rules write the answers. A language model writes freely, so the check must know synonyms and
+# abbreviations, and how far a *no* reaches.
+#
+# **Predict:** three of these answers are true. Which?
+
+# %%
+for answer in (
+    "No evidence of flutter, but AF is present.",
+    "No evidence of AF, LBBB or LVH.",
+    "Hypertrophy of the left ventricle; the rhythm is not sinus.",
+    "AF cannot be excluded, and an old infarct is likely.",
+    "In general, a PR interval above 200 ms means a first-degree AV block.",
+    "You should take a beta blocker.",
+):
+    print(answer, *(find_errors(answer, stated, real) or ["nothing wrong"]), sep="\n    ")
+
+# %% [markdown]
+# The last one passes, and it shouldn't: the check has no word for drugs, so it sees nothing. That is the limit of every
+# list. Against it there is a second rule, for what a language model wrote: every word must be a known one.
+
+# %%
+from ecgchat_lib.instruct.words import unknown_words
+
+print(unknown_words("You should take a beta blocker."), unknown_words("I see that the ECG shows AF."))
+
+# %% [markdown]
+# How good is it? `tests/test_instruct_facts.py` has 100 answers that the check was written with, all judged rightly,
+# and 46 odd ones that were written afterwards and never fitted to: of the 22 wrong ones, it rejects 10, and with the
+# list of words 19. The list also turns down 15 of the 24 right ones. For a filter that is the better mistake: a
+# rewording that is turned down costs a rewording, and one that is let through teaches something false.
+#
+# ### Exercise 10.3 How far a no reaches (★★☆, 10 min)
+#
+# Say whether a sentence denies a finding: "no", "not", "without", "neither" or "nor" stands somewhere before it, and no
+# "but", "however" or "although" between them.
+#
+# <details><summary>Hint 1</summary>Look only at the text before the finding, and of it only at what follows the last
+# "but".</details>
+# <details><summary>Hint 2</summary><code>re.split(r"\bbut\b", before)[-1]</code> is that part; <code>\b</code> keeps
+# "normal" from being a "no".</details>
+
+
+# %% tags=["solution"]
+def is_denied(sentence, finding):
+    """sentence, finding: texts in small letters; the finding stands in the sentence once. Return True or False."""
+    # <solution>
+    import re
+
+    before = sentence.split(finding)[0]
+    reach = re.split(r"\b(?:but|however|although)\b", before)[-1]
+    return bool(re.search(r"\b(?:no|not|without|neither|nor)\b", reach))
+    # </solution>
+
+
+# %%
+check("10.3", is_denied)
 
 # %% [markdown]
 # ## 5. From conversations to tokens
@@ -336,7 +336,7 @@ print(f"{len(encoded.ids)} places, {sum(learned)} of them learned; they decode t
 print(repr(wanted))
 
 # %% [markdown]
-# ### Exercise 10.3 Learn the answers and nothing else (★★☆, 10 min)
+# ### Exercise 10.4 Learn the answers and nothing else (★★☆, 10 min)
 #
 # Each token comes with its place in the text, (first character, one past the last). Return its label.
 #
@@ -357,7 +357,7 @@ def mask_labels(ids, offsets, spans):
 
 
 # %%
-check("10.3", mask_labels)
+check("10.4", mask_labels)
 
 # %% [markdown]
 # ## 6. Who words it: teachers
@@ -405,14 +405,15 @@ small = recorded.get("rewriting")
 if small is None:
     print("not run")
 else:
-    print(f"{small['checks']['answers']} answers, {small['checks']['reworded']} reworded and passed", end="; ")
-    print(f"turned down: {small['checks']['reasons']}")
+    print(f"{small['checks']['answers']} answers, {small['checks']['reworded']} reworded and passed; turned down:")
+    print(*(f"  {count} {reason}" for reason, count in small["checks"]["reasons"].items()), sep="\n")
     print(*(f"- {reply[:150]}" for reply in small["first_replies"][:2]), sep="\n")
 
 # %% [markdown]
-# A model that small mostly leaves something out or adds something. A large one behind a server does better and costs
-# money, so `openai` keeps each reply on disk before it asks for the next, never asks twice for what it has, waits as
-# long as the server wants, and stops before a budget is passed. The key is read from the environment and never written.
+# A model that small mostly leaves something out or adds something. A large one behind a server may do better, which
+# nobody measured here, and it costs money: so `openai` keeps each reply on disk before it asks for the next, never asks
+# twice for what it has, waits as long as the server wants, and stops before a budget is passed. The key is read from
+# the environment and never written.
 #
 #     ecgchat instruct build m.parquet --out D --teacher openai --model NAME --budget-tokens 50000000
 #
@@ -495,8 +496,8 @@ for cells in rows:
 # - A finding is present, absent or left open; only the first two can be spoken of (exercise 10.1).
 # - Absent findings are asked and refuted, each about as often as it is confirmed (section 3).
 # - Every answer is checked against statements and measurements before anyone trains on it (section 4, exercises 10.2
-#   and 10.4).
-# - Labels are the answers with their end marks, in every turn, proved by decoding them (exercise 10.3).
+#   and 10.3).
+# - Labels are the answers with their end marks, in every turn, proved by decoding them (exercise 10.4).
 # - A language model may reword; what can't be proved is replaced, and every item says who wrote it (section 6).
 # - Files share no patient, and a card has the counts beside the paper's (section 7).
 #

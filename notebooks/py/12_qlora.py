@@ -259,7 +259,7 @@ again, out = kilobytes_kept(lambda x: checkpoint(block, x, use_reentrant=False))
 print(f"checkpointed: {again:6.1f} kB")
 
 # %% [markdown]
-# One trap cost many people days. torch's older way of checkpointing (`use_reentrant=True`) computes a block *without*
+# There is one trap. torch's older way of checkpointing (`use_reentrant=True`) computes a block *without*
 # gradients if its input needs none. With QLoRA the first block's input is word embeddings, which are frozen: they need
 # none. So the adapters inside never learn, and nothing fails:
 
@@ -316,10 +316,12 @@ host = max(row["plan"].host for row in rows) / 1e9
 print(f"host memory while loading: at most {host:.1f} GB")
 
 # %% [markdown]
-# So a T4 trains even the paper's 13B model. Its host memory isn't the limit either, although the weights in 16 bits
-# are twice as large as that: they come in several files, which are mapped, not read; one tensor after the other is
-# copied to the GPU and quantized there. (Only *safetensors* can be mapped so, and only they are safe to open; a pickle,
-# `*.bin`, may run code. The library refuses it and says which revision to look for.)
+# So by this plan even the paper's 13B model fits a T4. It is a plan: it was held beside steps of small models on a CPU,
+# and `benchmarks/chat_vicuna.py` holds it beside a real GPU, where there is one. By the plan, host memory isn't the
+# limit either, although the weights in 16 bits are twice as large as a T4 machine's: they come in several files, which
+# are mapped, not read; one tensor after the other is copied to the GPU and quantized there. (Only *safetensors* can be
+# mapped so, and only they are safe to open; a pickle, `*.bin`, may run code. The library refuses it and says which
+# revision to look for.)
 
 # %%
 plans = {
@@ -414,11 +416,14 @@ run.show(f12.stage_2, losses, about)
 
 # %%
 from ecgchat_lib.chat.checkpoint import load_chat_model, read_manifest, save_chat
+from ecgchat_lib.coca.checkpoint import MINI_FOLDER, WEIGHTS
+from ecgchat_lib.coca.checkpoint import read_manifest as read_encoder_manifest
 
 batch = [examples[0].encoded], tokens[:1]
 with torch.no_grad():
     before, _ = chat.answer_logits(chat.prepare(*batch))
-origin = {"name": "ecg-coca-mini", "sha256": ""}
+mini = data_folder() / MINI_FOLDER
+origin = {"name": mini.name, "sha256": read_encoder_manifest(mini)["sha256"][WEIGHTS]}
 folder = run.artefact(
     "stage2",
     lambda path: save_chat(chat, path, language_model, encoder=origin),
@@ -427,7 +432,7 @@ folder = run.artefact(
     records=RECORDS,
 )
 del chat, language_model
-loaded, _ = load_chat_model(folder, quantized=True, device=device)
+loaded, _ = load_chat_model(folder, encoder_sha256=origin["sha256"], quantized=True, device=device)
 with torch.no_grad():
     after, _ = loaded.answer_logits(loaded.prepare(*batch))
 print("files:", ", ".join(sorted(read_manifest(folder)["sha256"])))

@@ -113,11 +113,11 @@ def _unsigned(answer: str, measured: list[int]) -> list[int]:
     return [int(text) for text in re.findall(r"\d+", answer) if int(text) not in measured]
 
 
-# --- 10.3 --------------------------------------------------------------------------------------------------------
+# --- 10.4 --------------------------------------------------------------------------------------------------------
 
 
 def mask_labels(ids: list[int], offsets: list[tuple[int, int]], spans: list[tuple[int, int]]) -> list[int]:
-    """Reference of 10.3: the token's id where it lies wholly inside an answer, else -100."""
+    """Reference of 10.4: the token's id where it lies wholly inside an answer, else -100."""
     return [
         token if any(start <= low and high <= end for start, end in spans) else -100
         for token, (low, high) in zip(ids, offsets, strict=True)
@@ -164,11 +164,11 @@ def _questions_learned(ids: list[int], offsets: list[tuple[int, int]], spans: li
     return [token if label == -100 else -100 for token, label in zip(ids, masked, strict=True)]
 
 
-# --- 10.4 --------------------------------------------------------------------------------------------------------
+# --- 10.3 --------------------------------------------------------------------------------------------------------
 
 
 def is_denied(sentence: str, finding: str) -> bool:
-    """Reference of 10.4: whether a negation before the finding reaches it, with no "but" between."""
+    """Reference of 10.3: whether a negation before the finding reaches it, with no "but" between."""
     import re
 
     before = sentence.split(finding)[0]
@@ -186,7 +186,7 @@ _FRAMES = (
     "it does not show {0}, however {1} is there.",
     "a normal axis and {0}.",
     "notable findings: {0} and {1}.",
-    "although no {0} is seen, {1} is.",
+    "no {0} is seen, although {1} is present.",
 )
 
 
@@ -205,8 +205,8 @@ def _verify_denied(answer: Callable[[str, str], bool], rng: Any) -> None:
 
 
 def _why(sentence: str) -> str:
-    if "but" in sentence or "however" in sentence:
-        return "A negation ends where 'but' or 'however' begins."
+    if any(word in sentence for word in ("but", "however", "although")):
+        return "A negation ends where 'but', 'however' or 'although' begins."
     if "normal" in sentence or "notable" in sentence:
         return "'normal' and 'notable' hold no word 'no' or 'not'."
     return "Only a negation before the finding reaches it."
@@ -255,7 +255,7 @@ EXERCISES = (
         ),
     ),
     Exercise(
-        id="10.3",
+        id="10.4",
         title="learn the answers and nothing else",
         difficulty=2,
         minutes=10,
@@ -268,7 +268,7 @@ EXERCISES = (
         ),
     ),
     Exercise(
-        id="10.4",
+        id="10.3",
         title="how far a no reaches",
         difficulty=2,
         minutes=10,

@@ -19,7 +19,7 @@ def balance(
 
     Args:
         naive: finding → (confirmed, denied) when every finding is asked of every recording.
-        balanced: the same as `build_conversations` asks.
+        balanced: the same as planned data sets ask.
         phrases: finding → how it is called.
     """
     from matplotlib import pyplot as plt
