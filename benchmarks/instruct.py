@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ecgchat_lib.chat.mini_recipe import Z_SCORE_MV, without_heights
+from ecgchat_lib.chat.mini_data import Z_SCORE_MV, without_heights
 from ecgchat_lib.course.provenance import device, git_commit, library_hash, versions
 from ecgchat_lib.datasets.manifest import Manifest, join_manifests
 from ecgchat_lib.datasets.ptbxl import load_ptbxl

@@ -7,7 +7,7 @@ import pytest
 import torch
 from chat_examples import examples, snapshot, whole
 from safetensors.torch import load_file, save_file
-from tiny_chat import HIDDEN, WIDTH, random_ecg, tiny_chat, tiny_llama, tiny_tokenizer
+from tiny_chat import ECG_TOKENS, HIDDEN, WIDTH, random_ecg, tiny_chat, tiny_llama, tiny_tokenizer
 
 from ecgchat_lib.chat.checkpoint import (
     ADAPTER,
@@ -19,6 +19,7 @@ from ecgchat_lib.chat.checkpoint import (
     save_chat,
 )
 from ecgchat_lib.chat.language_model import LanguageModel
+from ecgchat_lib.chat.projector import Projector
 from ecgchat_lib.chat.train import TrainConfig, add_lora, train_chat, trained_parameters
 from ecgchat_lib.errors import EcgChatError, MissingPartError, ParameterError
 from ecgchat_lib.models import sha256_of
@@ -87,11 +88,28 @@ def test_saved_folder_names_no_machine_and_keeps_hashes(tmp_path):
     save_chat(chat, tmp_path, lm, encoder={"name": "mini", "sha256": "cd" * 32})
     manifest = read_manifest(tmp_path)
     assert set(manifest["sha256"]) == {PROJECTOR, ADAPTER, ADAPTER_CONFIG}
-    assert manifest["projector"] == {"width": WIDTH, "hidden": HIDDEN, "input_norm": True}
+    assert manifest["projector"] == {"width": WIDTH, "hidden": HIDDEN, "input_norm": True, "places": 0}
     config = json.loads((tmp_path / ADAPTER_CONFIG).read_text())
     assert config["base_model_name_or_path"] == "language-model"
     assert "/" not in json.dumps([config, manifest["about"]])
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([PROJECTOR, ADAPTER, ADAPTER_CONFIG, MANIFEST])
+
+
+@pytest.mark.parametrize("places", [0, ECG_TOKENS])
+def test_a_projector_with_places_comes_back_and_older_folders_have_none(tmp_path, places):
+    chat = tiny_chat()
+    chat.projector = Projector(WIDTH, HIDDEN, places=places)
+    lm = whole(chat)
+    save_chat(chat, tmp_path, lm, encoder={"name": "mini", "sha256": "cd" * 32})
+    ecg = random_ecg(2)
+    loaded, _ = load_chat_model(tmp_path, language_model=lm)
+    assert torch.equal(loaded.project(ecg), chat.project(ecg))
+    if not places:
+        manifest = json.loads((tmp_path / MANIFEST).read_text())
+        del manifest["projector"]["places"]
+        (tmp_path / MANIFEST).write_text(json.dumps(manifest))
+        older, _ = load_chat_model(tmp_path, language_model=lm)
+        assert torch.equal(older.project(ecg), chat.project(ecg))
 
 
 def test_wrong_files_and_wrong_partners_are_refused(tmp_path):
@@ -214,7 +232,9 @@ def into(*keys, value):
         (MANIFEST, lambda m: m["sha256"].pop(ADAPTER_CONFIG) and None, "together"),
         (MANIFEST, into("projector", "width", value=10**12), "projector.width is '1000000000000'"),
         (MANIFEST, into("projector", "hidden", value=True), "projector.hidden is 'True'"),
-        (MANIFEST, into("projector", "extra", value=1), "expected width, hidden and input_norm"),
+        (MANIFEST, into("projector", "extra", value=1), "expected width, hidden, input_norm and places"),
+        (MANIFEST, into("projector", "places", value=-1), "projector.places is '-1'"),
+        (MANIFEST, into("projector", "places", value=ECG_TOKENS), r"place is missing, expected \(7, 32\)"),
         (MANIFEST, into("projector", "width", value=WIDTH + 1), r"norm.bias is \(24,\), expected \(25,\)"),
         (MANIFEST, into("projector", "hidden", value=HIDDEN * 2), "makes vectors of 64, but"),
         (MANIFEST, into("language_model", value="x"), "language_model is 'x'"),

@@ -10,14 +10,16 @@ import pytest
 import torch
 from tiny_chat import HIDDEN, tiny_llama, tiny_tokenizer
 
-from ecgchat_lib.chat.evaluation import Outcome, first_words, reduce_answer, summarize
+from ecgchat_lib.chat.evaluation import Outcome, compare, first_words, reduce_answer, summarize
 from ecgchat_lib.chat.generate import Decoding
 from ecgchat_lib.chat.model import EcgChat
 from ecgchat_lib.chat.projector import Projector
 from ecgchat_lib.chat.session import MINI_FOLDER, ChatSession, disagreements, grounding, load_chat
 from ecgchat_lib.chat.template import ECG_ID, get_template
 from ecgchat_lib.coca.config import MINI
+from ecgchat_lib.coca.embed import encoder_tokens
 from ecgchat_lib.coca.model import EcgCoca
+from ecgchat_lib.coca.preprocess import recording_windows
 from ecgchat_lib.ecg.measure import Measurements
 from ecgchat_lib.ecg.recording import Recording, read_recording
 from ecgchat_lib.errors import EcgChatError, ParameterError, RecordError
@@ -318,12 +320,34 @@ def test_summary_counts_by_hand():
         "accuracy": 0.5,
         "always_the_commonest": 0.5,
         "mean_recall": 0.5,
+        "interval_95": [0.0, 1.0],
         "recall_afib": [0, 1],
         "recall_sinus": [1, 1],
     }
-    assert found["rate"] == {"n": 2, "within_5_per_minute": 0.5, "exact": 0.0}
+    assert found["rate"] == {"n": 2, "within_5_per_minute": 0.5, "interval_95": [0.0, 1.0], "exact": 0.0}
     assert summarize([]) == {}
     json.dumps(found)
+
+
+def test_intervals_resample_patients_and_not_their_answers():
+    right = [Outcome(turn("presence", "afib", True), k % 2 == 0, f"p{k % 10}") for k in range(100)]
+    apart = [Outcome(item.turn, item.said, f"q{k}") for k, item in enumerate(right)]
+    assert summarize(right)["presence"]["balanced_accuracy"] == summarize(apart)["presence"]["balanced_accuracy"] == 0.5
+    low, high = summarize(right)["presence"]["interval_95"]
+    narrow_low, narrow_high = summarize(apart)["presence"]["interval_95"]
+    assert high - low == pytest.approx(2 * 1.96 * (0.25 / 10) ** 0.5, rel=0.15)
+    assert narrow_high - narrow_low == pytest.approx(2 * 1.96 * (0.25 / 100) ** 0.5, rel=0.15)
+
+
+def test_two_models_are_compared_on_the_same_questions():
+    right = [Outcome(turn("presence", "afib", k % 2 == 0), k % 2 == 0, f"p{k}") for k in range(40)]
+    yes = [Outcome(item.turn, True, item.patient) for item in right]
+    found = compare(right, yes)
+    assert found["balanced_accuracy"] == 0.5
+    assert found["interval_95"] == [0.5, 0.5]
+    assert compare(right, right)["interval_95"] == [0.0, 0.0]
+    with pytest.raises(ParameterError, match="asked different questions"):
+        compare(right, yes[1:])
 
 
 def test_first_words_are_those_of_greedy_generation(session):
@@ -332,7 +356,7 @@ def test_first_words_are_those_of_greedy_generation(session):
     tokens = torch.randn(101, MINI.encoder.width, generator=torch.Generator().manual_seed(1))
     turns = [turn("presence", "afib", True, "Is it AFIB?"), turn("presence", "lvh", False, "Is it LVH?", "No, B.")]
     line = "Measured: n/a"
-    said = first_words(session.chat, turns, line, tokens)
+    said = first_words(session.chat, turns, [line], tokens)
     for one, word in zip(turns, said, strict=True):
         item = encode([(f"<ecg>\n{line}\n{one.question}", None)], session.chat.tokenizer, session.chat.template)
         text = session.chat.generate([item], tokens[None], max_new_tokens=1)[0]
@@ -352,6 +376,22 @@ def test_the_mini_answers_about_all_ten_real_recordings():
         expected = "atrial fibrillation" if number in (3, 4, 7, 9) else "sinus"  # the dataset's labels
         right += expected in answer.text
     assert right >= 8
+
+
+@pytest.mark.slow
+def test_the_mini_reads_the_ecg_tokens_alone_and_not_another_s():
+    session = load_chat()
+    recordings = [read_recording(SAMPLE / f"A{number:04d}") for number in (3, 4, 7, 9, 1, 2, 6, 8)]
+    fibrillation = [True] * 4 + [False] * 4  # the dataset's labels
+    heard = encoder_tokens(recording_windows(recordings, session.encoder.config.encoder), session.encoder)
+    asked = [turn("presence", "afib", True, "Does this ECG show atrial fibrillation?")]
+
+    def right(tokens):
+        said = [first_words(session.chat, asked, [], one)[0] for one in tokens]
+        return sum(word is there for word, there in zip(said, fibrillation, strict=True))
+
+    assert right(heard) >= 6
+    assert right(heard.roll(4, dims=0)) <= 2
 
 
 @pytest.mark.slow

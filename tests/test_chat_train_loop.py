@@ -277,6 +277,17 @@ def test_resume_is_exact(tmp_path, dropout):
     assert read_curve(tmp_path)[0]["tokens"] > 0
 
 
+def test_what_was_trained_before_leaves_no_gradient_behind():
+    config = TrainConfig(steps=2, batch=2, learning_rate=1e-2)
+    clean, used = adapted(0.0), adapted(0.0)
+    for parameter in used.projector.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    assert train_chat(clean, examples(clean), random_ecg(4), config) == train_chat(
+        used, examples(used), random_ecg(4), config
+    )
+    assert all(torch.equal(p, snapshot(used)[name]) for name, p in snapshot(clean).items())
+
+
 def test_another_run_s_state_is_refused(tmp_path):
     config = TrainConfig(steps=4, batch=2, learning_rate=1e-2)
     chat = adapted()

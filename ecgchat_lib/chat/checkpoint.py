@@ -104,6 +104,7 @@ def save_chat(
             "width": chat.projector.width,
             "hidden": chat.projector.hidden,
             "input_norm": any(name.startswith("norm.") for name in tensors),
+            "places": chat.projector.places,
         },
         "about": dict(about or {}),
         "sha256": {name: sha256_of(folder / name) for name in files},
@@ -205,11 +206,13 @@ def _check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
         digest = manifest[field].get("sha256")
         if not isinstance(digest, str) or not SHA256.fullmatch(digest):
             refuse(f"{field}.sha256", digest, "64 hexadecimal digits")
-    if set(projector) != {"width", "hidden", "input_norm"} or not isinstance(projector["input_norm"], bool):
-        refuse("projector", projector, "width, hidden and input_norm")
-    for key in ("width", "hidden"):
-        if type(projector[key]) is not int or not 1 <= projector[key] <= 65536:
-            refuse(f"projector.{key}", projector[key], "a whole number from 1 to 65536")
+    needed = {"width", "hidden", "input_norm"}
+    usual = needed <= set(projector) <= needed | {"places"}  # older folders don't say "places": they have none
+    if not usual or not isinstance(projector["input_norm"], bool):
+        refuse("projector", projector, "width, hidden, input_norm and places")
+    for key, least in (("width", 1), ("hidden", 1), ("places", 0)):
+        if type(projector.get(key, 0)) is not int or not least <= projector.get(key, 0) <= 65536:
+            refuse(f"projector.{key}", projector[key], f"a whole number from {least} to 65536")
     if not isinstance(manifest.get("template"), str):
         refuse("template", manifest.get("template"), "a template's name")
 

@@ -23,29 +23,49 @@ class Projector(nn.Module):
         width: length of one ECG token.
         hidden: length of one word embedding of the language model.
         input_norm: whether the LayerNorm is there.
+        places: 0: each token is projected by itself, as in the original. Else the ECG tokens of a recording: each is
+            read together with the first one (CLS), which has seen the whole ECG, and with a learned vector for its
+            place, so that the places can say different things about the ECG.
     """
 
-    def __init__(self, width: int, hidden: int, *, input_norm: bool = True) -> None:
+    def __init__(self, width: int, hidden: int, *, input_norm: bool = True, places: int = 0) -> None:
         super().__init__()
-        self.width, self.hidden = width, hidden
+        self.width, self.hidden, self.places = width, hidden, places
         self.norm = nn.LayerNorm(width) if input_norm else nn.Identity()
-        self.up = nn.Linear(width, hidden)
+        self.up = nn.Linear(2 * width if places else width, hidden)
+        self.place = nn.Parameter(torch.randn(places, hidden)) if places else None
         self.down = nn.Linear(hidden, hidden)
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+    def forward(self, tokens: torch.Tensor, drawn: torch.Tensor | None = None) -> torch.Tensor:
         """Project ECG tokens (batch, tokens, width) to (batch, tokens, hidden).
 
+        Args:
+            tokens: of whole recordings, CLS first.
+            drawn: places (k,) to project; only these come back, (batch, k, hidden). All if None.
+
         Raises:
-            ParameterError: the tokens have another width, so another encoder made them.
+            ParameterError: the tokens have another width or number, so another encoder made them.
         """
         if tokens.ndim != 3 or tokens.shape[-1] != self.width:
             raise ParameterError(
                 f"projector: got ECG tokens of shape {tuple(tokens.shape)}, expected (batch, tokens, {self.width}). "
                 "Use the encoder that this projector was trained with."
             )
+        if self.places and len(tokens) and tokens.shape[1] != self.places:
+            raise ParameterError(
+                f"projector: got {tokens.shape[1]} tokens of each ECG, expected {self.places}, the places it was made "
+                "for. Use the encoder that it was trained with."
+            )
         if tokens.is_inference():  # made under torch.inference_mode(), and of no use to a backward pass as it is
             tokens = tokens.clone()
-        return cast(torch.Tensor, self.down(nn.functional.gelu(self.up(self.norm(tokens)))))
+        read = self.norm(tokens if drawn is None else tokens[:, drawn])
+        if self.place is None:
+            up = self.up(read)
+        else:
+            whole = self.norm(tokens[:, :1])
+            up = self.up(torch.cat([read, whole.expand_as(read)], dim=-1))
+            up = up + (self.place if drawn is None else self.place[drawn])
+        return cast(torch.Tensor, self.down(nn.functional.gelu(up)))
 
     def scale_to(self, embeddings: torch.Tensor) -> None:
         """Scale the last layer so that outputs start about as long as word embeddings (vocabulary, hidden).
@@ -53,7 +73,7 @@ class Projector(nn.Module):
         Random outputs many times longer than any word would drown the text in the first steps.
         """
         with torch.no_grad():
-            sample = torch.randn(64, 1, self.width, generator=torch.Generator().manual_seed(0)).to(
+            sample = torch.randn(64, self.places or 1, self.width, generator=torch.Generator().manual_seed(0)).to(
                 self.up.weight.device
             )
             ratio = embeddings.float().std() / self(sample).std()

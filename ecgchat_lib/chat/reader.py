@@ -21,6 +21,7 @@ from ecgchat_lib.instruct.findings import FINDINGS
 if TYPE_CHECKING:
     from ecgchat_lib.ecg.measure import Measurements
 
+SIGNS = "Signs: "
 _RHYTHMS = [k for k, finding in enumerate(FINDINGS) if finding.rhythm]
 _SCALES = (("heart_rate_bpm", 75.0, 25.0), ("pr_ms", 160.0, 30.0), ("qrs_ms", 95.0, 20.0), ("qtc_ms", 420.0, 30.0))
 
@@ -92,7 +93,7 @@ def signs_line(scores: torch.Tensor) -> str:
     """Write scores (findings,) as a line: the likeliest rhythm, then every other finding with a score above 0."""
     rhythm = max(_RHYTHMS, key=lambda k: float(scores[k]))
     others = [k for k, finding in enumerate(FINDINGS) if not finding.rhythm and float(scores[k]) > 0]
-    return "Signs: " + ", ".join(FINDINGS[k].phrase for k in [rhythm, *others])
+    return SIGNS + ", ".join(FINDINGS[k].phrase for k in [rhythm, *others])
 
 
 def fit_reader(

@@ -45,7 +45,6 @@ __all__ = [
     "train_chat",
     "train_projector",
     "trained_parameters",
-    "warm_start",
 ]
 
 Precision = Literal["auto", "no", "bf16", "fp16"]
@@ -155,73 +154,6 @@ def linear_layers(language_model: Any) -> list[str]:
     return [
         name for name, module in language_model.named_modules() if isinstance(module, nn.Linear) and module is not head
     ]
-
-
-def warm_start(
-    chat: EcgChat,
-    ecg: torch.Tensor,
-    targets: torch.Tensor,
-    phrases: Sequence[str],
-    *,
-    patches: int = 4,
-    steps: int = 400,
-    batch: int = 64,
-    learning_rate: float = 1e-3,
-    seed: int = 0,
-) -> list[float]:
-    """Before stage 1: teach the projector to place ECG tokens near the words for what the ECG shows.
-
-    The language model isn't run, only its word embeddings are read, so this costs seconds where a step of stage 1
-    costs seconds too. Each finding's direction is the mean of its words' embeddings, less the mean over all findings
-    (what the phrases share says nothing); the loss is binary cross entropy on scaled cosines, and a penalty keeps the
-    token about as long as a word.
-
-    Args:
-        chat: the model; only its projector changes.
-        ecg: (n, ecg tokens, width) from the encoder.
-        targets: (n, findings) 1 present, 0 absent, NaN unsaid.
-        phrases: how the findings are worded.
-        patches: patch tokens, drawn anew in each step, that are placed beside the first token (CLS).
-        steps: optimizer steps.
-        batch: recordings per step.
-        learning_rate: of the projector.
-        seed: order of the recordings.
-
-    Returns:
-        The loss of each step.
-
-    Raises:
-        ParameterError: the shapes don't fit each other.
-    """
-    if targets.shape != (len(ecg), len(phrases)):
-        raise ParameterError(f"targets of shape {tuple(targets.shape)}, expected ({len(ecg)}, {len(phrases)})")
-    device = chat.device
-    words = chat.language_model.get_input_embeddings().weight.detach().float()
-    directions = torch.stack(
-        [words[chat.tokenizer(" " + p, add_special_tokens=False).input_ids].mean(0) for p in phrases]
-    )
-    directions = nn.functional.normalize(directions - directions.mean(0), dim=-1)
-    length = words.norm(dim=-1).mean()
-    scale = nn.Parameter(torch.tensor(8.0, device=device))
-    bias = nn.Parameter(torch.zeros(len(phrases), device=device))
-    optimizer = torch.optim.AdamW([*chat.projector.parameters(), scale, bias], lr=learning_rate, weight_decay=0.05)
-    generator = torch.Generator().manual_seed(seed)
-    losses = []
-    for _ in range(steps):
-        rows = torch.randint(len(ecg), (batch,), generator=generator)
-        places = torch.randperm(ecg.shape[1] - 1, generator=generator)[:patches] + 1
-        places = torch.cat([torch.zeros(1, dtype=torch.long), places])
-        token = chat.projector(ecg[rows][:, places].to(device).float())  # (batch, 1 + patches, hidden)
-        logits = scale * nn.functional.normalize(token, dim=-1) @ directions.T + bias
-        wanted = targets[rows].to(device).float()[:, None].expand_as(logits)
-        said = ~wanted.isnan()
-        loss = nn.functional.binary_cross_entropy_with_logits(logits[said], wanted[said])
-        total = loss + 0.1 * (token.norm(dim=-1) / length - 1).square().mean()
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    return losses
 
 
 def train_projector(
@@ -353,6 +285,7 @@ def _train(
     torch.manual_seed(config.seed + 1_000_003 * rank)  # dropout
     optimizer = _optimizer(chat, config)
     model, stepper = accelerator.prepare(AnswerLoss(chat), optimizer)
+    stepper.zero_grad()  # what trained the projector before may have left a gradient
     content = content_hash(examples) if folder is not None else ""
     state = TrainState(chat, optimizer, accelerator, fingerprint(lengths), content)
     if folder is not None:

@@ -286,11 +286,11 @@ def open_material(
     return Material(train, held_out, tokens)
 
 
-def fresh_chat(lm: LanguageModel, width: int, seed: int) -> EcgChat:
+def fresh_chat(lm: LanguageModel, width: int, seed: int, *, places: int = 0) -> EcgChat:
     """Return an untrained chat model: the language model, and a new projector in float32."""
     torch.manual_seed(seed)
     embeddings = lm.model.get_input_embeddings().weight
-    projector = Projector(width, embeddings.shape[1])
+    projector = Projector(width, embeddings.shape[1], places=places)
     projector.scale_to(embeddings.detach().float().cpu())
     template = get_template("vicuna_v1" if lm.name.startswith("vicuna") else "smollm2")
     return EcgChat(lm.model, lm.tokenizer, projector.to(embeddings.device), template)

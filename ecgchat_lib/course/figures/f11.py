@@ -1,4 +1,4 @@
-"""The figures of notebook 11: vectors in a prompt, nearness to words, the loss of stage 1, what a kept cache saves."""
+"""The figures of notebook 11: vectors in a prompt, what is spelled, the loss of stage 1, what a kept cache saves."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def vector_lengths(
     return FigureResult(fig, alt, dict(about))
 
 
-@figure("11.2", "How near the first ECG token of real recordings lies to the words of each finding.")
-def nearness(
-    cosines: np.ndarray, records: Sequence[str], findings: Sequence[str], about: Mapping[str, Any]
+@figure("11.2", "What the projector spells for real recordings: how far each finding's places lie towards its words.")
+def spelled(
+    scores: np.ndarray, records: Sequence[str], findings: Sequence[str], about: Mapping[str, Any]
 ) -> FigureResult:
     """A table in color, recordings by findings.
 
     Args:
-        cosines: (recordings, findings).
+        scores: (recordings, findings) 0 at the filler, 1 at the words.
         records: names with what the dataset states.
         findings: how the findings are called.
         about: what the picture depends on, for the digest.
@@ -58,16 +58,15 @@ def nearness(
     from matplotlib import pyplot as plt
 
     fig, axes = plt.subplots(figsize=(10, 0.33 * len(records) + 2.4), layout="constrained")
-    limit = float(np.abs(cosines).max())
-    shown = axes.imshow(cosines, cmap="PuOr_r", vmin=-limit, vmax=limit, aspect="auto")
+    shown = axes.imshow(scores, cmap="PuOr_r", vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(findings)), findings, rotation=40, ha="right", fontsize=8)
     axes.set_yticks(range(len(records)), records, fontsize=9)
-    for row, best in enumerate(cosines.argmax(1)):
+    for row, best in enumerate(scores.argmax(1)):
         axes.plot(best, row, "k*", ms=8)
-    fig.colorbar(shown, ax=axes, label="cosine")
+    fig.colorbar(shown, ax=axes, label="share of the way to the words")
     alt = (
-        f"A table in color of {len(records)} real recordings by {len(findings)} findings; purple to orange is the "
-        "cosine between the first ECG token and the finding's words. A star marks each recording's nearest finding."
+        f"A table in color of {len(records)} real recordings by {len(findings)} findings; from purple, the filler is "
+        "spelled, to orange, the finding's words are. A star marks what is spelled most clearly in each recording."
     )
     return FigureResult(fig, alt, dict(about))
 

@@ -94,32 +94,73 @@ def stage_2(losses: Sequence[float], about: Mapping[str, Any]) -> FigureResult:
     return FigureResult(*_curve(losses, "step of stage 2"), dict(about))
 
 
-@figure("12.4", "The mini chat model on recordings it has never seen, and with parts of the ECG exchanged.")
-def with_and_without(rows: Sequence[tuple[str, int, Sequence[float]]], kinds: Sequence[str]) -> FigureResult:
-    """Groups of bars.
+@figure("12.4", "Stage 2 of the shipped mini and of its twin: the loss while right words give way to spelled ones.")
+def mini_losses(losses: Mapping[str, Sequence[float]], steps: int, fading: tuple[int, int]) -> FigureResult:
+    """Draw the recorded losses, means over parts of the run.
 
     Args:
-        rows: (what, number of answers, share right for each kind).
-        kinds: whose ECG tokens and signs the model got.
+        losses: of "own" and "twin".
+        steps: optimizer steps in all.
+        fading: the step in which the right words begin to fade, and the one in which they are gone.
     """
     from matplotlib import pyplot as plt
 
-    fig, axes = plt.subplots(figsize=(8, 1.0 * len(rows) + 1.2), layout="constrained")
+    fig, axes = plt.subplots(figsize=(8, 3), layout="constrained")
+    axes.axvspan(*fading, color="#EEF1F4", lw=0)
+    axes.text(sum(fading) / 2, 0.97, "right words fade", transform=axes.get_xaxis_transform(), ha="center", va="top")
+    names = {"own": ("the model", BLUE, "o-"), "twin": ("its text-only twin", ORANGE, "s--")}
+    for part, values in losses.items():
+        name, color, style = names[part]
+        middles = (np.arange(len(values)) + 0.5) * steps / len(values)
+        axes.plot(middles, values, style, color=color, ms=4, label=name)
+    axes.set(xlabel="step of stage 2", ylabel="loss (nats per answer token)", xlim=(0, steps), ylim=(0, None))
+    axes.set_yscale("symlog", linthresh=0.3)
+    axes.legend(loc="upper right")
+    ends = "; ".join(f"{names[part][0]} from {of[0]:.2f} to {of[-1]:.2f}" for part, of in losses.items())
+    alt = f"Two curves over {steps} steps; right words fade from step {fading[0]} to {fading[1]}. Loss of {ends}."
+    return FigureResult(fig, alt, {"losses": {k: list(v) for k, v in losses.items()}, "fading": list(fading)})
+
+
+Figured = tuple[float, tuple[float, float]]  # a share, and the middle 95 % of what resampled patients give
+
+
+@figure("12.5", "The mini chat model on recordings it has never seen: beside another's ECG, its twin, and rules alone.")
+def with_and_without(rows: Sequence[tuple[str, int, Sequence[Figured | None]]], kinds: Sequence[str]) -> FigureResult:
+    """Groups of bars with intervals.
+
+    Args:
+        rows: (what, number of answers, figure for each kind; None where there is none).
+        kinds: who answers, with what.
+    """
+    from matplotlib import pyplot as plt
+
+    fig, axes = plt.subplots(figsize=(8, 1.15 * len(rows) + 1.2), layout="constrained")
     y = np.arange(len(rows))
-    height = 0.8 / len(kinds)
-    for number, (kind, color, hatch) in enumerate(zip(kinds, (BLUE, GREEN, ORANGE), ("", "...", "///"), strict=False)):
-        place = y + (number - (len(kinds) - 1) / 2) * height
-        axes.barh(place, [r[2][number] for r in rows], height, color=color, hatch=hatch, edgecolor="white", label=kind)
-        for where, row in zip(place, rows, strict=True):
-            axes.text(row[2][number] + 0.01, where, f"{row[2][number]:.2f}", va="center", fontsize=9)
+    height = 0.84 / len(kinds)
+    styles = ((BLUE, ""), (GREEN, "..."), (ORANGE, "///"), (GRAY, ""))
+    for number, (kind, (color, hatch)) in enumerate(zip(kinds, styles, strict=False)):
+        found = [(k, *figured) for k, (_, _, of) in enumerate(rows) if (figured := of[number]) is not None]
+        place = np.array([y[k] for k, *_ in found]) + (number - (len(kinds) - 1) / 2) * height
+        values = np.array([value for _, value, _ in found])
+        ends = np.array([interval for *_, interval in found]).T
+        axes.barh(place, values, 0.92 * height, color=color, hatch=hatch, edgecolor="white", label=kind)
+        axes.errorbar(values, place, xerr=np.abs(ends - values), fmt="none", ecolor="black", lw=1, capsize=2)
+        for where, value, end in zip(place, values, ends[1], strict=True):
+            axes.text(max(value, end) + 0.012, where, f"{value:.2f}", va="center", fontsize=8)
     axes.set_yticks(y, [f"{name}\n(n = {n})" for name, n, _ in rows])
-    axes.set(xlim=(0, 1.08), xlabel="share right")
+    axes.set(xlim=(0, 1.08), xlabel="share right, with 95 % intervals")
     axes.axvline(0.5, color="black", lw=0.8, ls=":")
     axes.invert_yaxis()
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=len(kinds))
+    fig.legend(loc="outside upper center", ncols=len(kinds))
     words = "; ".join(
-        f"{name}: {', '.join(f'{value:.2f} with {kind}' for value, kind in zip(values, kinds, strict=True))}"
+        f"{name}: "
+        + ", ".join(
+            f"{found[0]:.2f} ({found[1][0]:.2f} to {found[1][1]:.2f}) by {kind}"
+            for found, kind in zip(values, kinds, strict=True)
+            if found is not None
+        )
         for name, _, values in rows
     )
     alt = f"Groups of bars for {len(rows)} kinds of question, share right. {words}."
-    return FigureResult(fig, alt, {"kinds": list(kinds), "rows": [[name, n, *values] for name, n, values in rows]})
+    plain = [[name, n, *(None if found is None else [found[0], *found[1]] for found in of)] for name, n, of in rows]
+    return FigureResult(fig, alt, {"kinds": list(kinds), "rows": plain})
