@@ -25,6 +25,7 @@ from ecgchat_lib.coca.model import EcgCoca
 from ecgchat_lib.datasets.manifest import make_manifest
 from ecgchat_lib.errors import EcgChatError, MissingPartError
 from ecgchat_lib.instruct.findings import FINDINGS
+from ecgchat_lib.paths import project_root
 
 STAGE1, STAGE2 = TrainConfig(steps=1, batch=1), TrainConfig(steps=4, batch=1, learning_rate=1e-3)
 CONFIG = data.RecipeConfig(
@@ -46,10 +47,7 @@ def setting():
 
 @pytest.fixture(scope="module")
 def spelled():
-    """One word for each finding: the tiny tokenizer would need several hundred places for the phrases."""
-    present = torch.full((len(FINDINGS), 101), -1)
-    present[range(len(FINDINGS)), range(1, len(FINDINGS) + 1)] = torch.arange(100, 100 + len(FINDINGS))
-    return Spelling(present, 20, tuple(range(30, 40)), (40, 41, 42))
+    return Spelling.of([finding.phrase for finding in FINDINGS], tiny_tokenizer(), 101)
 
 
 def language_model():
@@ -57,14 +55,13 @@ def language_model():
 
 
 @pytest.fixture
-def toy(setting, spelled, monkeypatch, tmp_path):
+def toy(setting, monkeypatch, tmp_path):
     """The recipe with the tiny model; data, encoder and results are in a folder of its own."""
     encoder, material = setting
     monkeypatch.setattr(recipe, "open_encoder", lambda: (encoder, {"name": "ecg-coca-mini", "sha256": "a" * 64}))
     monkeypatch.setattr(recipe, "read_material", lambda *_: replace(material, signs=[]))
     monkeypatch.setattr(recipe, "load_language_model", lambda **_: language_model())
     monkeypatch.setattr("ecgchat_lib.chat.checkpoint.load_language_model", lambda *_, **__: language_model())
-    monkeypatch.setattr(recipe.Spelling, "of", lambda *_: spelled)
     monkeypatch.setattr(recipe, "results_path", lambda: tmp_path / "results.json")
     return tmp_path
 
@@ -104,7 +101,7 @@ def test_prompts_say_what_they_are_given(setting):
     material = replace(material, signs=["Signs: sinus rhythm"] * 24)
     assert material.lines(0, ("tokens",)) == []
     assert material.lines(0, ("tokens", "labels")) == ["Signs: sinus rhythm"]
-    measured, signs = material.lines(0, data.GROUNDINGS.__iter__().__next__() | {"measurements", "labels"})
+    measured, signs = material.lines(0, ("tokens", "measurements", "labels"))
     assert measured.startswith("Measured: ")
     assert signs == "Signs: sinus rhythm"
 
@@ -219,9 +216,37 @@ def test_rules_say_what_the_prompt_says_or_what_is_usual(setting):
     rates = [o for o in told if o.turn.kind == "rate" and o.turn.truth is not None]
     assert rates
     assert all(o.said == o.turn.truth for o in rates)
-    assert evaluation.outcomes_from_json(
-        evaluation.outcomes_to_json({"fold9": {"tokens": alone}}), sets, generated=True
-    )["fold9"]["tokens"]
+
+
+def test_answers_are_kept_and_put_beside_their_questions_again(setting):
+    encoder, material = setting
+    reader = data.train_reader(material, CONFIG)
+    sets = evaluation.mini_test_sets(material, encoder, reader, CONFIG.seed)
+    chat = fresh_chat(language_model(), material.tokens.shape[-1], 0)
+    for exchanged in (False, True):
+        answers = evaluation.answers_of(chat, {"real_sample": sets["real_sample"]}, exchanged=exchanged)
+        kept = json.loads(json.dumps(evaluation.outcomes_to_json(answers)))
+        assert evaluation.outcomes_from_json(kept, sets, generated=not exchanged) == answers
+
+
+def test_a_finished_part_isn_t_taken_for_one_of_other_settings(tmp_path):
+    with pytest.raises(MissingPartError, match="--part own"):
+        recipe.finished_part(tmp_path, "own", CONFIG)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / recipe.ABOUT).write_text(json.dumps({"recipe": recipe._plain(CONFIG)}))
+    assert recipe.finished_part(tmp_path, "own", CONFIG)
+    other = replace(CONFIG, seed=8, stage2=replace(STAGE2, steps=5))
+    with pytest.raises(EcgChatError, match="trained with another seed, stage2"):
+        recipe.finished_part(tmp_path, "own", other)
+
+
+def test_the_readme_tells_the_recorded_figures():
+    found = json.loads(recipe.results_path().read_text(encoding="utf-8"))["results"]["fold9"]["tokens"]
+    own, twin = found["own_ecg"]["presence"], found["twin"]["presence"]
+    text = " ".join((project_root() / "README.md").read_text(encoding="utf-8").split())
+    low, high = own["interval_95"]
+    assert f"accuracy is {own['balanced_accuracy']:.2f} (95 %: {low:.2f} to {high:.2f}; n = {own['n']} answers)" in text
+    assert f"shuffled tokens, gets {twin['balanced_accuracy']:.2f}." in text
 
 
 def test_heights_are_dropped_where_leads_were_scaled(setting):

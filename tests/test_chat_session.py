@@ -320,7 +320,7 @@ def test_summary_counts_by_hand():
         "accuracy": 0.5,
         "always_the_commonest": 0.5,
         "mean_recall": 0.5,
-        "interval_95": [0.0, 1.0],
+        "interval_95": [0.5, 0.5],
         "recall_afib": [0, 1],
         "recall_sinus": [1, 1],
     }

@@ -61,7 +61,7 @@ def test_right_words_say_what_is_there_what_isnt_and_how_fast(spelling):
 
 
 def test_what_doesnt_fit_is_an_error(spelling):
-    with pytest.raises(ParameterError, match=r"need \d+ places, but an ECG has 5"):
+    with pytest.raises(ParameterError, match=r"need 6 places or more, but an ECG has 5"):
         Spelling.of(PHRASES, tiny_tokenizer(), 5)
     with pytest.raises(ParameterError, match="findings of shape"):
         spelling.words(torch.zeros(2, 3), torch.zeros(2))
@@ -73,6 +73,20 @@ def test_what_doesnt_fit_is_an_error(spelling):
             torch.zeros(3, PLACES, dtype=torch.long),
             spelling,
         )
+
+
+def test_long_phrases_lose_their_last_pieces(spelling):
+    tokenizer = tiny_tokenizer()
+    whole = [tokenizer(" " + phrase, add_special_tokens=False).input_ids for phrase in ("zzzz", "sinus")]
+    assert len(whole[0]) > 3 > len(whole[1])
+    short = Spelling.of(["zzzz", "sinus"], tokenizer, 1 + 3 + 3 + len(whole[1]))
+    assert short.present[0][short.present[0] >= 0].tolist() == whole[0][:3]
+    assert short.present[1][short.present[1] >= 0].tolist() == whole[1]
+
+
+def test_reading_refuses_a_projector_that_would_round_the_words_numbers(embeddings):
+    with pytest.raises(ParameterError, match=r"in torch\.bfloat16, expected torch\.float32"):
+        Reading(Projector(WIDTH, HIDDEN).to(torch.bfloat16), embeddings)
 
 
 def test_only_named_findings_are_shown(spelling):

@@ -214,17 +214,18 @@ def _mean_share(truth: np.ndarray, right: np.ndarray) -> float:
 def _interval(
     outcomes: Sequence[Outcome], truth: np.ndarray, rights: Sequence[np.ndarray], seed: int, times: int = 2000
 ) -> list[float]:
-    """Return the middle 95 % of `_mean_share`, or of the difference between two, over samples of patients."""
+    """Return the middle 95 % of `_mean_share`, or of the difference between two, over samples of patients.
+
+    A sample in which a value of `truth` is missing has no such mean, and isn't counted.
+    """
     patients = np.unique([o.patient or f"answer {k}" for k, o in enumerate(outcomes)], return_inverse=True)[1]
     rng = np.random.default_rng(seed)
     count = int(patients.max()) + 1
     drawn = rng.multinomial(count, np.full(count, 1 / count), size=times)[:, patients]  # (times, answers)
-    values = np.zeros(times)
+    sides = [truth == side for side in np.unique(truth)]
+    drawn = drawn[np.all([drawn[:, side].any(1) for side in sides], axis=0)]
+    values = np.zeros(len(drawn))
     for sign, right in zip((1, -1), rights, strict=False):
-        shares = []
-        for side in np.unique(truth):
-            weights = drawn[:, truth == side]
-            with np.errstate(invalid="ignore"):  # a sample without this side
-                shares.append((weights * right[truth == side]).sum(1) / weights.sum(1))
-        values += sign * np.nanmean(shares, axis=0)
+        shares = [(drawn[:, side] * right[side]).sum(1) / drawn[:, side].sum(1) for side in sides]
+        values += sign * np.mean(shares, axis=0)
     return [round(float(q), 4) for q in np.quantile(values, [0.025, 0.975])]

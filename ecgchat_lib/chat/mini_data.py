@@ -395,7 +395,7 @@ def encode_turns(lines: Sequence[str], conversations: Iterable[Sequence[Turn]], 
 def fading_table(
     material: Material, tokens: torch.Tensor, drawn: Sequence[int], spelling: Spelling, config: RecipeConfig
 ) -> torch.Tensor:
-    """Return stage 2's ECG tokens (steps, ecg tokens, width + 1): what step k reads, with the words spelled right.
+    """Return the ECG tokens of stage 2's examples (examples, ecg tokens, width + 1), with the words spelled right.
 
     In the first `all_right` steps all known findings, and the rate, are spelled right; then each one by chance, less
     and less; after `fade` more steps none.
@@ -403,17 +403,22 @@ def fading_table(
     Args:
         material: for what is right.
         tokens: (recordings, ecg tokens, width): the recordings' own, or exchanged ones for the twin.
-        drawn: the recording of each step, from `make_examples`.
+        drawn: the recording of each example, from `make_examples`.
         spelling: the layout.
         config: the schedule, and the seed.
     """
     rows = list(drawn)
     words = spelling.words(presence_table(material.manifest.iloc[rows]), known_rates(material)[rows])
-    step = torch.arange(len(rows))[:, None]
+    step = torch.arange(len(rows))[:, None] // per_step(config.stage2)
     share = (1 - (step - config.all_right) / max(1, config.fade)).clamp(0, 1)
     generator = torch.Generator().manual_seed(config.seed)
     right = torch.rand(len(rows), len(FINDINGS) + 1, generator=generator) < share
     return with_words(tokens[rows], spelling.shown(words, right))
+
+
+def per_step(config: TrainConfig) -> int:
+    """Return how many examples an optimizer step takes."""
+    return config.batch * config.accumulate
 
 
 def in_order(examples: Sequence[Example], ecg_tokens: int, config: TrainConfig) -> list[Example]:
@@ -422,7 +427,7 @@ def in_order(examples: Sequence[Example], ecg_tokens: int, config: TrainConfig) 
     Raises:
         EcgChatError: there isn't exactly one example for each place of a step.
     """
-    if len(examples) != config.steps * config.batch * config.accumulate or config.group_lengths:
+    if len(examples) != config.steps * per_step(config) or config.group_lengths:
         raise EcgChatError(f"{len(examples)} examples for {config.steps} steps: expected one for each place, ungrouped")
     order = itertools.chain.from_iterable(
         batch_order(sequence_lengths(examples, ecg_tokens), config.batch, config.seed)

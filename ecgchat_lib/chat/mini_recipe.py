@@ -36,6 +36,7 @@ from ecgchat_lib.chat.mini_data import (
     is_synthetic,
     known_rates,
     make_examples,
+    per_step,
     presence_table,
     read_material,
     row_chances,
@@ -57,7 +58,7 @@ from ecgchat_lib.chat.train_run import fresh_chat
 from ecgchat_lib.coca.checkpoint import MINI_FOLDER as ENCODER_FOLDER
 from ecgchat_lib.coca.checkpoint import WEIGHTS, load_coca, read_manifest
 from ecgchat_lib.coca.model import EcgCoca
-from ecgchat_lib.errors import MissingPartError
+from ecgchat_lib.errors import EcgChatError, MissingPartError
 from ecgchat_lib.evaluate.mini_recipe import split_fold_nine
 from ecgchat_lib.instruct.findings import FINDINGS
 from ecgchat_lib.paths import data_folder
@@ -74,18 +75,22 @@ def train_part(real: Path, work: Path, part: str, config: RecipeConfig) -> Path:
         work: where the material, states and results of all parts are kept.
         part: "own" or "twin".
         config: sizes, and the seed.
+
+    Raises:
+        EcgChatError: the part is finished, or was begun, with other settings.
     """
     encoder, origin = open_encoder()
     material = read_material(real, encoder, config, origin["sha256"], work / "material")
     folder = work / part
     if (folder / ABOUT).is_file():
+        finished_part(work, part, config)
         return folder / SAVED
     folder.mkdir(parents=True, exist_ok=True)
     lm = load_language_model(quantized=False)
     chat = fresh_chat(lm, encoder.config.encoder.width, config.seed, places=material.tokens.shape[1])
     chat.reader = train_reader(material, config)
     tokens = material.tokens if part == "own" else exchanged(material, config.seed)
-    about: dict[str, Any] = {"loss": {}, "times": {}}
+    about: dict[str, Any] = {"recipe": _plain(config), "threads": torch.get_num_threads(), "loss": {}, "times": {}}
     started = time.perf_counter()
     spelling = Spelling.of([f.phrase for f in FINDINGS], chat.tokenizer, tokens.shape[1])
     embeddings = chat.language_model.get_input_embeddings().weight.detach()
@@ -97,7 +102,7 @@ def train_part(real: Path, work: Path, part: str, config: RecipeConfig) -> Path:
     print(part, "spelling", json.dumps(about["spelling"]), flush=True)
 
     stage1, stage2 = replace(config.stage1, seed=config.seed), replace(config.stage2, seed=config.seed + 1)
-    examples, drawn = make_examples(material, chat, stage1.steps * stage1.batch, config, seed=config.seed)
+    examples, drawn = make_examples(material, chat, stage1.steps * per_step(stage1), config, seed=config.seed)
     started = time.perf_counter()
     losses = train_projector(
         chat, examples, tokens[drawn], stage1, each_step=_say(part, "stage 1"), folder=folder / "stage1"
@@ -106,8 +111,7 @@ def train_part(real: Path, work: Path, part: str, config: RecipeConfig) -> Path:
     about["times"]["stage1_seconds"] = time.perf_counter() - started
 
     add_lora(chat, rank=config.rank, alpha=2 * config.rank, dropout=0.0, seed=config.seed)  # each is seen once
-    count = stage2.steps * stage2.batch * stage2.accumulate
-    examples, drawn = make_examples(material, chat, count, config, seed=config.seed + 1)
+    examples, drawn = make_examples(material, chat, stage2.steps * per_step(stage2), config, seed=config.seed + 1)
     table = fading_table(material, tokens, drawn, spelling, config)
     projector = chat.projector
     chat.projector = Reading(projector, embeddings)  # type: ignore[assignment]
@@ -123,11 +127,29 @@ def train_part(real: Path, work: Path, part: str, config: RecipeConfig) -> Path:
         folder / SAVED,
         lm,
         encoder=origin,
-        about={"recipe": asdict(config), "part": part},
+        about={"recipe": _plain(config), "part": part},
         grounding=["tokens", "measurements", "labels"],
     )
     write_text(folder / ABOUT, json.dumps(about) + "\n")
     return folder / SAVED
+
+
+def finished_part(work: Path, part: str, config: RecipeConfig) -> dict[str, Any]:
+    """Return what is recorded of a finished training.
+
+    Raises:
+        MissingPartError: it isn't finished.
+        EcgChatError: it was trained with other settings.
+    """
+    path = work / part / ABOUT
+    if not path.is_file():
+        raise MissingPartError(str(path), "no such file", f"Train the part: --part {part}")
+    about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    now = _plain(config)
+    changed = sorted(name for name in now if about["recipe"].get(name) != now[name])
+    if changed:
+        raise EcgChatError(f"{path}: trained with another {', '.join(changed)}. Use another --work folder")
+    return about
 
 
 def spell(
@@ -160,6 +182,7 @@ def ask_part(real: Path, work: Path, part: str, config: RecipeConfig) -> None:
     place = work / part / OUTCOMES
     if place.is_file():
         return
+    finished_part(work, part, config)
     encoder, origin = open_encoder()
     material = read_material(real, encoder, config, origin["sha256"], work / "material")
     train_reader(material, config)
@@ -173,6 +196,7 @@ def ask_part(real: Path, work: Path, part: str, config: RecipeConfig) -> None:
 
 def write_results(real: Path, work: Path, out: Path, config: RecipeConfig) -> dict[str, Any]:
     """Put the figures of model, twin and rules together, and ship the model: weights, card, results."""
+    about = {part: finished_part(work, part, config) for part in ("own", "twin")}
     encoder, origin = open_encoder()
     material = read_material(real, encoder, config, origin["sha256"], work / "material")
     reader = train_reader(material, config)
@@ -184,9 +208,8 @@ def write_results(real: Path, work: Path, out: Path, config: RecipeConfig) -> di
         "twin": outcomes_from_json(twin["own_tokens"], sets, generated=True),
         "template": template_answers(sets, material),
     }
-    about = {part: json.loads((work / part / ABOUT).read_text(encoding="utf-8")) for part in ("own", "twin")}
     results: dict[str, Any] = {
-        "recipe": asdict(config),
+        "recipe": _plain(config),
         "groundings": [[sorted(names), share] for names, share in GROUNDINGS.items()],
         "encoder": origin,
         "data": _counts(material),
@@ -195,11 +218,12 @@ def write_results(real: Path, work: Path, out: Path, config: RecipeConfig) -> di
                 "spelling": found["spelling"],
                 "loss": {name: _smooth(losses) for name, losses in found["loss"].items()},
                 "tokens_per_sequence": round(found["tokens_per_sequence"]),
+                "threads": found["threads"],
                 **found["times"],
             }
             for part, found in about.items()
         },
-        "machine": {"cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
+        "device": f"{platform.machine()} CPU",
         "results": figures(models, seed=config.seed),
     }
     saved = work / "own" / SAVED
@@ -222,6 +246,12 @@ def save_results(results: dict[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(results, indent=1, sort_keys=True) + "\n")
     return path
+
+
+def _plain(config: RecipeConfig) -> dict[str, Any]:
+    """Return the config as JSON gives it back."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    return plain
 
 
 def _counts(material: Material) -> dict[str, int]:

@@ -24,7 +24,7 @@ class Projector(nn.Module):
         hidden: length of one word embedding of the language model.
         input_norm: whether the LayerNorm is there.
         places: 0: each token is projected by itself, as in the original. Else the ECG tokens of a recording: each is
-            read together with the first one (CLS), which has seen the whole ECG, and with a learned vector for its
+            read together with the first one (CLS), which sums up the ECG, and with a learned vector for its
             place, so that the places can say different things about the ECG.
     """
 

@@ -476,10 +476,11 @@ run.show(
 
 # %% [markdown]
 # Does such a model look at the ECG at all? Four answers to the same questions about recordings of fold 9 that it never
-# saw, on the half where nothing was chosen: the model's; the model's when it is given *another recording's tokens*; its
-# *text-only twin's*, which had the same training, but with the recordings' tokens shuffled; and those of *rules alone*,
-# which say what is commonest in training, or repeat what the prompt says in words. Each finding is asked about as often
-# where it is absent as where it is present, and the shares are balanced, so habit alone gets one half.
+# saw, on the half where nothing was chosen: the model's; the model's when it is given *another recording's tokens*;
+# its *text-only twin's*, which had the same training, but with the recordings' tokens shuffled; and those of *rules
+# alone*, which say what is commonest in training, or repeat what the prompt says in words. Each finding is asked about
+# as often where it is absent as where it is present, and the shares are balanced, so habit alone gets one half, and of
+# the three rhythms one third.
 #
 # **Predict:** from the ECG tokens alone, which kind of question will it answer best: finding, rhythm or rate? And what
 # will its twin get?
