@@ -1,0 +1,310 @@
+"""Tune a small model's prompt on half of the knowledge base's questions, and test it once on the other half.
+
+    python benchmarks/prompt_tuning.py [--task findings] [--out data/results/prompt_tuning.json] [--work out/...]
+
+Two tasks: "findings" (which of the findings that retrieval offers is a question about?) and "answers" (answer it from
+retrieved lines). Only questions are used whose gold entry is offered, or whose gold facts stand in the lines: on the
+others no prompt can help. Those of the tune half are split again: examples come from one part, the other scores
+candidates. What was retrieved, the answers and the tuned program are kept in the working folder, so that a run that was
+stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import dspy
+import torch
+
+from ecgchat_lib.chat.language_model import LanguageModel, load_language_model
+from ecgchat_lib.course.provenance import device, git_commit, library_hash, versions
+from ecgchat_lib.evaluate.bootstrap import bootstrap_interval
+from ecgchat_lib.instruct.teachers import Messages
+from ecgchat_lib.knowledge.metrics import faithfulness, mean_interval
+from ecgchat_lib.knowledge.questions import load_questions
+from ecgchat_lib.knowledge.retrieve import load_retriever
+from ecgchat_lib.knowledge.tuning import (
+    Cost,
+    LocalLM,
+    LocalWriter,
+    Tuned,
+    Written,
+    digest_of,
+    evaluate,
+    finding_examples,
+    knowledge_examples,
+    load_tuned,
+    make_program,
+    names_the_finding,
+    save_tuned,
+    states_the_facts,
+    tune,
+)
+from ecgchat_lib.paths import data_folder, output_folder, project_root
+
+SEED = 7
+TOP, LINES = 3, 5  # entries and their lines that are shown
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is tuned for.
+
+    Attributes:
+        what: in words, for the record.
+        fields: of the program.
+        metric: of an answer.
+        baseline: the instruction to begin with.
+        instructions: others to try.
+        most_tokens: of an answer.
+        share: of the tune half that examples are taken from.
+        search: numbers for `tune`.
+        out: name of the result.
+    """
+
+    what: str
+    fields: str
+    metric: Callable[..., float]
+    baseline: str
+    instructions: tuple[str, ...]
+    most_tokens: int
+    share: float
+    search: dict[str, int]
+    out: str
+
+
+TASKS = {
+    "findings": Task(
+        "which of the findings that retrieval offers a question is about, named by a small language model",
+        "question, findings -> answer",
+        names_the_finding,
+        "Say which of the findings the question is about. Answer with the name of one finding alone.",
+        ("Copy the one line of the findings that belongs to the question. Write nothing else.",),
+        16,
+        0.6,
+        {"candidates": 2, "examples": 4, "labeled": 6},
+        "prompt_tuning.json",
+    ),
+    "answers": Task(
+        "answers of a small language model from retrieved lines",
+        "passages, question -> answer",
+        states_the_facts,
+        "Answer the question from the passages.",
+        ("Copy the part of the passages that answers the question, with its numbers and units. Write nothing else.",),
+        32,
+        0.58,
+        {"candidates": 2, "examples": 3},
+        "prompt_tuning_answers.json",
+    ),
+}
+
+
+class Kept:
+    """A writer that keeps its greedy answers in a file, one JSON line each, with the CPU seconds they took.
+
+    Attributes:
+        seconds: what the answers took that were handed out so far, also those of an earlier run.
+    """
+
+    def __init__(self, writer: LocalWriter, path: Path) -> None:
+        self.writer, self.path, self.seconds = writer, path, 0.0
+        self.answers: dict[str, dict[str, Any]] = {}
+        if path.is_file():
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            self.answers = {row["asked"]: row for row in rows}
+
+    def __call__(self, messages: Messages, temperature: float, max_tokens: int) -> Written:
+        """Return the kept answer, or let the writer write."""
+        key = digest_of(messages, max_tokens)
+        if temperature > 0 or key not in self.answers:
+            began = time.process_time()
+            done = self.writer(messages, temperature, max_tokens)
+            row = {"asked": key, **asdict(done), "seconds": round(time.process_time() - began, 3)}
+            if temperature > 0:
+                self.seconds += row["seconds"]
+                return done
+            self.answers[key] = row
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        row = self.answers[key]
+        self.seconds += row["seconds"]
+        return Written(row["text"], row["read"], row["reused"], row["written"])
+
+
+class KeptLM(LocalLM):
+    """A `LocalLM` over a `Kept` writer."""
+
+    def expect(self, contents: Sequence[str]) -> None:
+        """Tell the writer below."""
+        self.writer.writer.expect(contents)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a file under another name, then rename it."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def examples_of(name: str, split: str, work: Path) -> tuple[list[Any], int]:
+    """Return the split's questions that the task can use, and how many it has in all."""
+    path = work / f"{split}.json"
+    if not path.is_file():
+        questions = load_questions(split=split)
+        if name == "findings":
+            found = finding_examples(questions, load_retriever(), top=TOP)
+        else:
+            found = knowledge_examples(questions, load_retriever(), top=TOP, lines=LINES)
+        write_json(path, {"all": len(questions), "usable": [one.toDict() for one in found if one.answer]})
+    content = json.loads(path.read_text(encoding="utf-8"))
+    inputs = ("findings" if name == "findings" else "passages", "question")
+    return [dspy.Example(row).with_inputs(*inputs) for row in content["usable"]], content["all"]
+
+
+def tuned_program(task: Task, lm: KeptLM, tuning: list[Any], work: Path) -> Tuned:
+    """Return the tuned program, from the working folder if it is there."""
+    path = work / "tuned.json"
+    if not path.is_file():
+        order = random.Random(SEED).sample(tuning, len(tuning))
+        cut = round(task.share * len(order))
+        found = tune(
+            make_program(task.baseline, task.fields),
+            order[:cut],
+            order[cut:],
+            task.metric,
+            lm,
+            instructions=task.instructions,
+            seed=SEED,
+            **task.search,
+        )
+        del found.about["seconds"]  # of this run alone, on however busy a machine
+        found.about["cpu_seconds"] = round(lm.writer.seconds, 1)
+        save_tuned(found, path)
+    return load_tuned(path)
+
+
+def tested(task: Task, program: Any, questions: list[Any], lm: KeptLM) -> dict[str, Any]:
+    """Return a program's answers to the test questions, what they are worth, and what they cost."""
+    before = Cost(**asdict(lm.cost))
+    rows = evaluate(program, questions, task.metric, lm)
+    right = [score for *_, score in rows]
+    shown = [(answer, question.passages) for question, answer, _ in rows if "passages" in question]
+    support = [faithfulness(answer, [passages]) for answer, passages in shown]
+    return {
+        "right": right,
+        "support": support,
+        "correct": mean_interval(right, seed=SEED).as_dict(),
+        **({"faithfulness": mean_interval(support, seed=SEED).as_dict()} if support else {}),
+        "words_per_answer": round(sum(len(answer.split()) for _, answer, _ in rows) / len(rows), 1),
+        "cost": asdict(lm.cost.since(before)),
+        "answers": {question.id: answer for question, answer, _ in rows},
+    }
+
+
+def difference(before: list[float], after: list[float]) -> dict[str, float]:
+    """Return the mean paired difference with its interval; pairs with NaN are left out."""
+    pairs = torch.tensor([(a, b) for a, b in zip(before, after, strict=True) if a == a and b == b]).numpy()
+    return bootstrap_interval(lambda rows: float((rows[:, 1] - rows[:, 0]).mean()), pairs, seed=SEED).as_dict()
+
+
+def compared(task: Task, tuned: Tuned, questions: list[Any], lm: KeptLM) -> dict[str, Any]:
+    """Return baseline and tuned program on the same test questions, and their paired differences."""
+    sides = {
+        "baseline": tested(task, make_program(task.baseline, task.fields), questions, lm),
+        "tuned": tested(task, tuned.program, questions, lm),
+    }
+    gained = {
+        name: difference(sides["baseline"][key], sides["tuned"][key])
+        for name, key in (("correct", "right"), ("faithfulness", "support"))
+        if sides["baseline"][key]
+    }
+    ids = [question.id for question in questions]
+    only = {
+        name: [one for one, a, b in zip(ids, sides[name]["right"], sides[other]["right"], strict=True) if a > b]
+        for name, other in (("baseline", "tuned"), ("tuned", "baseline"))
+    }
+    for side in sides.values():
+        del side["right"], side["support"]
+    return {**sides, "difference": gained, "right_only_with": only}
+
+
+def by_retrieval(testing: list[Any]) -> dict[str, Any]:
+    """Return how often what retrieval ranks first is right: no language model is needed for that."""
+    right = [float(one.first in one.right) for one in testing]
+    return {"correct": mean_interval(right, seed=SEED).as_dict()}
+
+
+def stamp(loaded: LanguageModel, load: list[float]) -> dict[str, Any]:
+    """Return what made the result."""
+    return {
+        "commit": git_commit(project_root()),
+        "library_sha256": library_hash(),
+        "device": device(),
+        "load_average_before_and_after": load,
+        "model": {"name": loaded.name, "sha256": loaded.sha256, "dtype": "float32"},
+        "versions": {"dspy": dspy.__version__}
+        | {name: version for name, version in versions().items() if name in ("python", "torch", "transformers")},
+    }
+
+
+def main() -> int:
+    """Run everything and write the result; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--task", choices=list(TASKS), default="findings")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--work", type=Path)
+    given = parser.parse_args()
+    task = TASKS[given.task]
+    out = given.out or data_folder() / "results" / task.out
+    work = given.work or output_folder() / "prompt_tuning" / given.task
+    work.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    load = [round(os.getloadavg()[0], 1)]
+    tuning, tune_all = examples_of(given.task, "tune", work)
+    testing, test_all = examples_of(given.task, "test", work)
+    loaded = load_language_model(quantized=False)
+    kept = Kept(LocalWriter(loaded.model, loaded.tokenizer, together=12), work / "answers.jsonl")
+    lm = KeptLM(kept, loaded.name, max_tokens=task.most_tokens)
+    tuned = tuned_program(task, lm, tuning, work)
+    before = kept.seconds
+    results = compared(task, tuned, testing, lm)
+    if given.task == "findings":
+        results |= {"first_of_retrieval": by_retrieval(testing)}
+    shown = {"entries": TOP} | ({"lines": LINES} if given.task == "answers" else {})
+    content = {
+        "what": task.what + ", before and after prompt tuning",
+        "task": given.task,
+        "questions": {
+            "tune": {"used": len(tuning), "all": tune_all},
+            "test": {"used": len(testing), "all": test_all},
+        },
+        "settings": {**shown, "most_tokens": task.most_tokens, "temperature": 0, "seed": SEED, **task.search},
+        "tuning": {
+            **tuned.about,
+            "score_on_validation": tuned.score,
+            "trials": [asdict(trial) for trial in tuned.trials],
+            "baseline_instruction": task.baseline,
+            "instruction": tuned.program.signature.instructions,
+            "examples": len(tuned.program.demos),
+            "shown": [{name: str(value) for name, value in dict(demo).items()} for demo in tuned.program.demos],
+        },
+        "test": {**results, "cpu_seconds": round(kept.seconds - before, 1)},
+        "stamp": stamp(loaded, [*load, round(os.getloadavg()[0], 1)]),
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(out, content)
+    print(json.dumps({name: value for name, value in content.items() if name != "stamp"}, indent=1)[:6000])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
