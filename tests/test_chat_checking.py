@@ -1,11 +1,12 @@
-"""Answers against measurements: what contradicts is found, what agrees, is negated or unknown is left alone."""
+"""Answers against measurements and classifier: what contradicts is found with its place; what agrees is left alone."""
 
 from __future__ import annotations
 
 import pytest
 from test_knowledge import measured
 
-from ecgchat_lib.report.grounding import contradictions
+from ecgchat_lib.chat.checking import Contradiction, Margins, contradictions, marked, unchecked
+from ecgchat_lib.evaluate.classifier import Reading
 
 FAST = dict(heart_rate_bpm=120, rr_ms=500, pr_ms=150, qrs_ms=90, qt_ms=320, qtc_ms=440, axis_deg=45, regular=True)
 
@@ -48,7 +49,7 @@ def test_what_contradicts(text, fields):
 
 def test_the_words_and_the_measurement_are_named():
     (found,) = contradictions("Your heart rate is 72 bpm.", measured(**FAST))
-    assert str(found) == "“rate is 72”, but 120 bpm was measured"
+    assert str(found) == "“rate is 72 bpm”, but 120 bpm was measured"
 
 
 def test_a_normal_verdict_is_held_against_the_flags():
@@ -72,3 +73,100 @@ def test_irregular_rhythm():
 
 def test_a_long_hostile_answer_is_read_in_time():
     assert contradictions("rate " * 20_000 + "QRS " * 20_000, measured(**FAST)) == ()
+
+
+READING = Reading(
+    {"SR": 0.97, "AFIB": 0.01, "SBRAD": 0.02, "STACH": 0.01, "CLBBB": 0.9, "LVH": 0.01, "1AVB": 0.1, "ISC_": 0.001},
+    ("CLBBB", "SR"),
+    {"SR": 0.5, "AFIB": 0.3, "CLBBB": 0.4, "LVH": 0.3, "1AVB": 0.3, "ISC_": 0.3},
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "claimed"),
+    [
+        ("This is sinus rhythm.", []),
+        ("This is atrial fibrillation.", ["atrial fibrillation"]),
+        ("It looks like atrial flutter.", ["atrial flutter"]),  # unknown to the classifier, yet no sinus rhythm
+        ("There is sinus bradycardia.", []),  # a sinus rhythm, too
+        ("This is not atrial fibrillation.", []),
+        ("No sinus rhythm.", ["no sinus rhythm"]),
+        ("I see left ventricular hypertrophy here.", ["left ventricular hypertrophy"]),
+        ("LVH is present, and no LBBB.", ["LVH", "no LBBB"]),
+        ("Yes, I see left bundle branch block here.", []),
+        ("No, I do not see left bundle branch block here.", ["no left bundle branch block"]),
+        ("There is first-degree AV block.", []),  # below the threshold, but not clearly
+        ("Ischemic changes.", []),  # the classifier knows one of several statements only
+        ("A long QT interval.", []),  # and nothing of this one
+        ("I can't say whether there is left ventricular hypertrophy.", []),
+    ],
+)
+def test_what_the_classifier_contradicts(text, claimed):
+    found = contradictions(text, measured(), READING)
+    assert [item.claimed for item in found] == claimed
+    assert all(item.by == "classifier" for item in found)
+    for item in found:
+        assert text[item.start : item.stop] == item.claimed.removeprefix("no ")
+        assert "classifier" in str(item)
+
+
+def test_how_sure_the_classifier_must_be():
+    text = "There is first-degree AV block and no left bundle branch block."
+    bold = Margins(absent=1.0, present=0.0)
+    assert [item.field for item in contradictions(text, measured(), READING, margins=bold)] == ["av_block", "lbbb"]
+    shy = Margins(absent=0.0, present=1.0, rhythm=1.0)
+    assert contradictions(text + " Atrial fibrillation.", measured(), READING, margins=shy) == ()
+
+
+def test_each_contradiction_is_marked_behind_its_words():
+    text = "Sinus rhythm at 72 beats per minute. LVH is present."
+    found = contradictions(text, measured(**FAST), READING)
+    assert marked(text, found) == (
+        "Sinus rhythm at 72 beats per minute [contradicted: 120 bpm was measured]. "
+        "LVH [contradicted: the classifier gives it 1 % (threshold 30 %)] is present."
+    )
+    assert marked(text, ()) == text
+    assert [item.by for item in found] == ["measurement", "classifier"]
+    assert found[0].as_dict() == {
+        "field": "heart_rate_bpm",
+        "claimed": "72 beats per minute",
+        "found": "120 bpm was measured",
+        "start": 16,
+        "stop": 35,
+        "by": "measurement",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("The PR interval is 0.24 s.", ["pr_ms"]),
+        ("The PR interval is 0.15 s.", []),
+        ("The heart rate is sixty beats per minute.", ["heart_rate_bpm"]),
+        ("QT/QTc 320/440 ms.", []),
+        ("QT/QTc 420/440 ms.", ["qt_ms"]),
+        ("The heart rate is above 100.", []),
+        ("The heart rate is below 100.", ["heart_rate_bpm"]),
+        ("The normal range is 60 to 100 beats per minute.", []),
+        ("12-lead ECG, lead 2.", []),
+        ("In general, a rate of 50 beats per minute is bradycardia, and a PR of 240 ms is long.", []),
+        ("In general, it is slow. The heart rate is 50 beats per minute.", ["heart_rate_bpm"]),
+    ],
+)
+def test_numbers_are_read_with_their_units_and_comparisons(text, fields):
+    assert [item.field for item in contradictions(text, measured(**FAST))] == fields
+
+
+def test_what_nobody_can_judge_is_named():
+    text = "There is a long QT interval and LVH. The PR interval is 160 ms, the ST depression is 2 mm."
+    assert unchecked(text, measured(), READING) == (
+        "not checked: a long QT interval, ST depression",
+        "the answer says 160, which nothing measured supports",
+        "the answer says 2, which nothing measured supports",
+    )
+    assert unchecked("LVH.", measured()) == ("not checked: left ventricular hypertrophy",)
+    assert unchecked("Sinus rhythm with LVH, rate 120.", measured(**FAST), READING) == ()
+
+
+def test_a_contradiction_says_where_it_is_from():
+    assert str(Contradiction("qrs_ms", "wide QRS", "90 ms was measured")) == "“wide QRS”, but 90 ms was measured"

@@ -40,7 +40,7 @@ def loads(parts, monkeypatch):
     """Put the tiny model in the mini's place; the list says what was loaded."""
     loaded = []
 
-    def load(folder=None, *, with_="all", **_):
+    def load(folder=None, *, with_="default", **_):
         loaded.append((folder, with_))
         return ChatSession(*parts, with_=with_, decoding=Decoding(max_new_tokens=8))
 
@@ -56,14 +56,17 @@ def test_a_conversation_prints_one_json_object_per_answer(capsys, loads):
     code, out, _ = run(capsys, "chat", ONE, "-m", "Rhythm?", "-m", "Rate?", "--json")
     assert code == 0
     assert [(row["record"], row["question"]) for row in rows(out)] == [("A0001", "Rhythm?"), ("A0001", "Rate?")]
-    assert all(row.keys() == {"record", "question", "answer", "abstained", "notes"} for row in rows(out))
-    assert loads == [(None, frozenset(session.GROUNDING))]
+    keys = "record question answer marked abstained reason evidence contradictions notes"
+    assert all(list(row) == keys.split() for row in rows(out))
+    assert loads == [(None, session.DEFAULT)]
 
 
 def test_a_stream_prints_what_the_whole_answer_is(capsys, loads):
     plain = run(capsys, "chat", ONE, "-m", "Rhythm?", "-m", "Rate?")
     streamed = run(capsys, "chat", ONE, "-m", "Rhythm?", "-m", "Rate?", "--stream")
-    assert plain == streamed
+    assert [line.partition(" [contradicted")[0] for line in plain[1]] == streamed[1]
+    assert plain[2] == streamed[2]
+    assert any("Measured: rate " in line for line in plain[2])  # the evidence
     assert plain[0] == 0
     assert plain[1]
 

@@ -14,13 +14,12 @@ from ecgchat_lib.chat.evaluation import Outcome, compare, first_words, reduce_an
 from ecgchat_lib.chat.generate import Decoding
 from ecgchat_lib.chat.model import EcgChat
 from ecgchat_lib.chat.projector import Projector
-from ecgchat_lib.chat.session import MINI_FOLDER, ChatSession, disagreements, grounding, load_chat
+from ecgchat_lib.chat.session import MINI_FOLDER, ChatSession, grounding, load_chat
 from ecgchat_lib.chat.template import ECG_ID, get_template
 from ecgchat_lib.coca.config import MINI
 from ecgchat_lib.coca.embed import encoder_tokens
 from ecgchat_lib.coca.model import EcgCoca
 from ecgchat_lib.coca.preprocess import recording_windows
-from ecgchat_lib.ecg.measure import Measurements
 from ecgchat_lib.ecg.recording import Recording, read_recording
 from ecgchat_lib.errors import EcgChatError, ParameterError, RecordError
 from ecgchat_lib.instruct.build import Turn
@@ -42,7 +41,7 @@ def session():
 def test_questions_about_one_recording_continue_the_conversation(session):
     first = session.ask(SAMPLE / "A0001", "What is the rhythm?", max_new_tokens=6)
     assert first.question == "What is the rhythm?"
-    assert first.evidence[0].startswith("Measured: rate ")
+    assert lines(first)[0].startswith("Measured: rate ")
     again = session.ask(read_recording(SAMPLE / "A0001"), "And the rate?", max_new_tokens=6)
     assert [question for question, _ in session.turns] == ["What is the rhythm?", "And the rate?"]
     assert again.measurements == first.measurements
@@ -79,8 +78,14 @@ def test_what_was_cut_padded_or_is_missing_stands_in_the_notes(session):
     assert any("10" in note for note in session.ask(long, "Rhythm?", max_new_tokens=2).notes)
     flat = Recording("flat", np.zeros((12, 5000), np.float32), 500.0)
     answer = session.ask(flat, "Rhythm?", max_new_tokens=2)
-    assert "rate n/a" in answer.evidence[0]
+    assert "rate n/a" in next(item.text for item in answer.evidence if item.kind == "measurements")
     assert answer.notes
+    assert (answer.abstained, answer.reason) == (True, "few_leads")
+
+
+def lines(answer):
+    """The lines that stood in the prompt."""
+    return [item.text for item in answer.evidence if item.given]
 
 
 class NoGeneration(EcgChat):
@@ -103,8 +108,10 @@ def test_of_an_unusable_recording_nothing_is_said_but_why(session):
     assert "record the ECG again" in answer.text
     assert any(note in answer.text for note in answer.notes)  # the reason
     assert math.isnan(answer.measurements.heart_rate_bpm)
-    assert "rate n/a" in answer.evidence[0]
-    assert len(answer.evidence) == 1  # no signs read from tokens either
+    assert answer.reason == "unusable"
+    assert [item.kind for item in answer.evidence if item.kind != "quality"] == ["measurements"]  # no signs either
+    assert "rate n/a" in answer.evidence[-1].text
+    assert not any(item.given for item in answer.evidence)
     again = careful.ask(noise, "And the axis?")
     assert again.text == answer.text
     assert [question for question, _ in careful.turns] == ["What is the rhythm?", "And the axis?"]
@@ -169,9 +176,10 @@ def reading_session(session):
 
 
 @pytest.mark.parametrize(
-    ("names", "lines", "marks"),
+    ("names", "expected", "marks"),
     [
-        ("all", ["Measured", "Signs"], 1),
+        ("all", ["Measured", "Signs"], 1),  # without neighbours and knowledge at hand
+        ("default", ["Measured", "Signs"], 1),
         ("none", [], 0),
         ("tokens", [], 1),
         ("measurements", ["Measured"], 0),
@@ -179,12 +187,12 @@ def reading_session(session):
         ("measurements, labels", ["Measured", "Signs"], 0),
     ],
 )
-def test_the_model_gets_what_it_is_grounded_on(reading_session, names, lines, marks):
+def test_the_model_gets_what_it_is_grounded_on(reading_session, names, expected, marks):
     grounded = replace(reading_session, with_=grounding(names), turns=[], _heard=[], _conversation=None)
     answer = grounded.ask(SAMPLE / "A0001", "Rhythm?", max_new_tokens=2)
-    assert [line.partition(":")[0] for line in answer.evidence] == lines
+    assert [line.partition(":")[0] for line in lines(answer)] == expected
     assert prompt(grounded).count("<ecg>") == marks
-    assert [line for line in prompt(grounded).splitlines() if line in answer.evidence] == list(answer.evidence)
+    assert [line for line in prompt(grounded).splitlines() if line in lines(answer)] == lines(answer)
     assert not math.isnan(answer.measurements.heart_rate_bpm)  # measured, whatever the model is told
     (alone,) = grounded.ask_many([(SAMPLE / "A0001", "Rhythm?")])
     assert alone.evidence == answer.evidence
@@ -192,7 +200,7 @@ def test_the_model_gets_what_it_is_grounded_on(reading_session, names, lines, ma
 
 @pytest.mark.parametrize("names", ["everything", "tokens,,labels", "", [], "all,tokens"])
 def test_unknown_grounding_is_named(names):
-    with pytest.raises(ParameterError, match="expected tokens, measurements, labels; all, none"):
+    with pytest.raises(ParameterError, match="expected tokens, labels, measurements, neighbours, knowledge; all, none"):
         grounding(names)
 
 
@@ -223,7 +231,7 @@ def test_two_recordings_are_compared_at_once_or_later(session):
     old, new = SAMPLE / "A0001", SAMPLE / "A0002"
     both = session.ask([old, new], "What changed?", max_new_tokens=3)
     assert prompt(session).count("<ecg>\nMeasured: ") == 2
-    assert len(both.evidence) == 2
+    assert [item.record for item in both.evidence if item.given] == ["A0001", "A0002"]
     assert both.others[0].heart_rate_bpm != both.measurements.heart_rate_bpm
     session.ask([old, new], "And the rate?", max_new_tokens=3)
     assert len(session.turns) == 2
@@ -267,18 +275,6 @@ def test_many_questions_at_once_are_answered_as_one_by_one(session):
         session.reset()
         assert session.ask(recording, question, max_new_tokens=8) == answer
     assert session.ask_many([]) == []
-
-
-def test_numbers_that_disagree_are_noted():
-    measured = Measurements(heart_rate_bpm=72.4, pr_ms=math.nan)
-    assert disagreements("It is 72 beats per minute.", measured) == ()
-    assert "heart_rate_bpm was measured as 72" in disagreements("It is 80 beats per minute.", measured)[0]
-    assert "nothing measured supports" in disagreements("The PR interval is 160 ms.", measured)[0]
-    before = Measurements(heart_rate_bpm=80.0, pr_ms=160.0)
-    assert disagreements("The heart rate is 80 beats per minute.", measured, before) == ()
-    assert disagreements("The PR interval is 160 ms.", measured, before) == ()
-    wrong = disagreements("The heart rate is 90 beats per minute.", measured, before)
-    assert wrong == ("the answer says 90, but heart_rate_bpm was measured as 72 and 80",)
 
 
 def turn(kind, about, truth, question="Q?", answer="Yes, A."):
@@ -371,7 +367,9 @@ def test_the_mini_answers_about_all_ten_real_recordings():
         answer = session.ask(SAMPLE / f"A{number:04d}", "What is the heart rhythm?")
         rate = round(answer.measurements.heart_rate_bpm)
         assert answer.text.endswith(".")
+        assert not [item for item in answer.contradictions if item.by == "measurement"], answer
         assert not [note for note in answer.notes if "answer says" in note], answer
+        assert {item.source for item in answer.evidence} >= {"reader", "classifier"}
         assert re.search(rf"\b{rate}\b", answer.text), (answer.text, rate)
         expected = "atrial fibrillation" if number in (3, 4, 7, 9) else "sinus"  # the dataset's labels
         right += expected in answer.text

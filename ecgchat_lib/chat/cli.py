@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
@@ -32,6 +32,7 @@ LONGEST_NAME = 200  # characters of a conversation's name; all of them are remem
 MOST_RECORDS = 16  # recordings of one question; all of them are in memory at the same time
 
 Tell = Callable[[EcgChatError], None]
+WriteReport = Callable[["Recording", Path, str], object]
 
 
 class Read(Protocol):
@@ -53,23 +54,32 @@ class Call:
         stream: print answers as they are made.
         as_json: print one JSON object per answer and line.
         model: the chat folder; the course's mini if None.
+        neighbours: an index of recordings with reports; the course's own if None.
         fs, leads, unit: for files that don't say them.
     """
 
     records: tuple[Path, ...]
     messages: tuple[str, ...] = ()
     batch: Path | None = None
-    with_: str = "all"
+    with_: str = "default"
     stream: bool = False
     as_json: bool = False
     model: Path | None = None
+    neighbours: Path | None = None
     fs: float | None = None
     leads: str | None = None
     unit: str | None = None
 
 
-def run(call: Call, read: Read, tell: Tell) -> int:
+def run(call: Call, read: Read, tell: Tell, write_report: WriteReport | None = None) -> int:
     """Do what the command was called for; return the exit code.
+
+    Args:
+        call: the options.
+        read: reads a recording.
+        tell: tells an error.
+        write_report: writes a recording's report into a file, as "pdf", "html" or "md", for a conversation in a
+            terminal; None: there are no reports.
 
     Raises:
         ParameterError: the options don't go together.
@@ -85,13 +95,25 @@ def run(call: Call, read: Read, tell: Tell) -> int:
         if not call.records:
             raise ParameterError("no recording: give RECORD, or --batch QUESTIONS.jsonl")
         recordings = [read(record, call.fs, call.leads, call.unit) for record in call.records]
-        converse(load_chat(call.model, with_=given), recordings, call.messages or _typed(), call)
+        session = load_chat(call.model, with_=given, neighbours=call.neighbours)
+        if not (call.messages or call.as_json) and sys.stdin.isatty() and sys.stdout.isatty():
+            from ecgchat_lib.chat.terminal import talk
+
+            talk(
+                session,
+                recordings,
+                read=lambda record: read(record, call.fs, call.leads, call.unit),
+                write_report=write_report,
+            )
+        else:
+            converse(session, recordings, call.messages or _typed(), call)
         return 0
     if call.records or call.messages or call.stream:
         raise ParameterError("--batch: the file says the records and the questions. Leave out RECORD, -m and --stream")
     worst = 0
     with _opened(call.batch) as file:
-        for row in answer_lines(_lines(file), load_chat(call.model, with_=given), read, call):
+        session = load_chat(call.model, with_=given, neighbours=call.neighbours)
+        for row in answer_lines(_lines(file), session, read, call):
             if isinstance(error := row.get("error"), EcgChatError):
                 tell(error)
                 worst = max(worst, error.exit_code)
@@ -99,12 +121,12 @@ def run(call: Call, read: Read, tell: Tell) -> int:
             if call.as_json:
                 typer.echo(json_row(row))
             elif "answer" in row:
-                typer.echo(clean(f"{row['record']}: {row['answer']}"))
+                typer.echo(clean(f"{row['record']}: {row['marked']}"))
     return worst
 
 
 def converse(session: ChatSession, recordings: Sequence[Recording], questions: Iterable[str], call: Call) -> None:
-    """Answer questions about recordings one after the other; a note on a recording is told once."""
+    """Answer questions about recordings one after the other; evidence and notes are told once, to standard error."""
     told: set[str] = set()
     for question in questions:
         reply = _stream(session, recordings, question) if call.stream else session.ask(recordings, question)
@@ -112,11 +134,25 @@ def converse(session: ChatSession, recordings: Sequence[Recording], questions: I
             more = {"compare": recordings[1].name} if len(recordings) > 1 else {}
             typer.echo(json_row({"record": recordings[0].name, **more, "question": question, **_said(reply)}))
         elif not call.stream:
-            typer.echo(clean(reply.text))
-        for note in reply.notes:
-            if note not in told:
-                typer.echo(clean(f"{recordings[0].name}: {note}" if len(recordings) == 1 else note), err=True)
-                told.add(note)
+            typer.echo(clean(reply.marked))
+        else:
+            for item in reply.contradictions:
+                typer.echo(clean(f"contradicted: {item}"), err=True)
+        notes = [f"{recordings[0].name}: {note}" if len(recordings) == 1 else note for note in reply.notes]
+        for line in ([] if call.as_json else evidence_lines(reply)) + notes:
+            if line not in told:
+                typer.echo(clean(line), err=True)
+                told.add(line)
+
+
+def evidence_lines(reply: Answer) -> list[str]:
+    """Return what an answer rests on and was checked against, a line each; a recording's quality is told as a note."""
+    several = len({item.record for item in reply.evidence if item.record}) > 1
+    return [
+        f"  {item.record + ': ' if several and item.record else ''}[{item.source or item.kind}] {item.text}"
+        for item in reply.evidence
+        if item.kind != "quality"
+    ]
 
 
 def _stream(session: ChatSession, recordings: Sequence[Recording], question: str) -> Answer:
@@ -133,7 +169,8 @@ def _stream(session: ChatSession, recordings: Sequence[Recording], question: str
 
 
 def _said(reply: Answer) -> dict[str, Any]:
-    return {"answer": reply.text, "abstained": reply.abstained, "notes": list(reply.notes)}
+    """Return an answer's part of a row; the question stands in the row as it was asked."""
+    return {name: value for name, value in reply.as_dict().items() if name != "question"}
 
 
 def _typed() -> Iterator[str]:
@@ -180,7 +217,7 @@ def answer_lines(
         call: its options stand in where a line has none.
 
     Yields:
-        "record", "question" and either "answer", "abstained", "notes", or "error": the `EcgChatError`.
+        "record", "question" and either what `Answer.as_dict` holds, or "error": the `EcgChatError`.
     """
     waiting: list[_Item | dict[str, Any]] = []
     ended: set[str] = set()
@@ -195,7 +232,7 @@ def answer_lines(
             waiting = []
             ended |= {current} if current is not None else set()
             current = item.conversation
-            talk = ChatSession(session.chat, session.encoder, with_=session.with_, decoding=session.decoding)
+            talk = replace(session, turns=[], _heard=[], _conversation=None)
         if isinstance(item, _Item) and item.conversation is not None:
             yield _next_turn(item, talk, read, ended, number)
             continue

@@ -1,24 +1,37 @@
-"""A conversation about recordings: what `ecgchat chat` and notebook 13 call.
+"""A conversation about recordings: what `ecgchat chat`, the page and notebook 13 call.
 
-It judges each recording, measures it, encodes it, asks the model and keeps the conversation. Where the judge finds a
-recording unusable, the model isn't asked. Answers are greedy unless told otherwise, so the same conversation gives the
-same answers. It is a teaching model and no medical device. Taught in: 13 §1.
+It judges each recording, measures it, encodes it, classifies it, asks the model, checks the answer and keeps the
+conversation. Where the judge finds a recording unusable, or a question isn't one for this model, the model isn't asked,
+and the answer says why. Answers are greedy unless told otherwise, so the same conversation gives the same answers. It
+is a teaching model and no medical device. Taught in: 13 §1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ecgchat_lib.chat.checking import Contradiction, contradictions, marked, unchecked
+from ecgchat_lib.chat.grounding import (
+    DEFAULT,
+    GROUNDING,
+    LABELS,
+    LABELS_FORM,
+    NEIGHBOURS,
+    NEIGHBOURS_FORM,
+    Evidence,
+    grounding,
+    knowledge_lines,
+    labels_evidence,
+)
 from ecgchat_lib.ecg.measure import NUMBERS, Measurements, measure
-from ecgchat_lib.ecg.quality import judge
+from ecgchat_lib.ecg.quality import Quality, judge
 from ecgchat_lib.ecg.recording import Recording, model_window, read_recording
-from ecgchat_lib.errors import EcgChatError, ParameterError
-from ecgchat_lib.instruct.facts import numbers
-from ecgchat_lib.instruct.wording import measured_line, whole
+from ecgchat_lib.errors import EcgChatError
+from ecgchat_lib.instruct.wording import measured_line
 from ecgchat_lib.paths import data_folder
 
 if TYPE_CHECKING:
@@ -26,12 +39,31 @@ if TYPE_CHECKING:
 
     from ecgchat_lib.chat.generate import Conversation, Decoding
     from ecgchat_lib.chat.model import EcgChat
+    from ecgchat_lib.chat.neighbours import Neighbour, Neighbours
     from ecgchat_lib.chat.reader import FindingReader
+    from ecgchat_lib.chat.scope import Scope
     from ecgchat_lib.chat.template import Encoded
     from ecgchat_lib.coca.model import EcgCoca
+    from ecgchat_lib.evaluate.classifier import DiagnosisClassifier, Reading
+    from ecgchat_lib.knowledge.retrieve import Hit, Retriever
+
+__all__ = [
+    "DEFAULT",
+    "GROUNDING",
+    "MINI_FOLDER",
+    "Answer",
+    "ChatSession",
+    "Contradiction",
+    "Evidence",
+    "grounding",
+    "hear",
+    "load_chat",
+]
 
 MINI_FOLDER = Path("weights") / "ecg-chat-mini"  # inside data/
-GROUNDING = ("tokens", "measurements", "labels")
+MOST_NEIGHBOURS = 8  # that are looked up; how many enter the prompt is up to `grounding.NEIGHBOURS_FORM`
+MOST_ENTRIES = 3  # of the knowledge base, for a question about ECGs in general
+NO_LEADS = frozenset({"flat", "missing"})  # the judge's findings that mean too few leads
 OneRecording = Recording | str | Path
 Recordings = OneRecording | Sequence[OneRecording]
 
@@ -44,20 +76,43 @@ class Answer:
         text: the answer, or why there is none.
         question: the question, as it was asked.
         measurements: what was measured on the (first) recording, by rules and not by the model.
-        evidence: the lines of the prompt that the answer can rest on; of several recordings, one after the other.
-        notes: what was changed in the recording, what is doubtful about it, and where the answer disagrees with the
-            measurements.
-        abstained: whether a recording is unusable, so that the model wasn't asked.
+        evidence: what the answer can rest on, and what it was checked against; of several recordings, one after the
+            other.
+        contradictions: its statements that measurements or classifier don't bear out, with their places in `text`.
+        notes: what was changed in the recording, what is doubtful about it, and what of the answer couldn't be checked.
+        abstained: whether the model wasn't asked, because of the recording or of the question.
+        reason: why: "unusable", "reversed", "few_leads" (the recording), "outside", "instruction", "unknown_finding"
+            (the question), or "".
         others: what was measured on the second recording and those after it.
     """
 
     text: str
     question: str
     measurements: Measurements
-    evidence: tuple[str, ...]
+    evidence: tuple[Evidence, ...]
+    contradictions: tuple[Contradiction, ...]
     notes: tuple[str, ...]
     abstained: bool = False
+    reason: str = ""
     others: tuple[Measurements, ...] = ()
+
+    @property
+    def marked(self) -> str:
+        """The text with each contradicted statement followed by " [contradicted: <why>]"."""
+        return marked(self.text, self.contradictions)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the answer as JSON has it; "answer" is the plain text, "marked" the text with its contradictions."""
+        return {
+            "question": self.question,
+            "answer": self.text,
+            "marked": self.marked,
+            "abstained": self.abstained,
+            "reason": self.reason,
+            "evidence": [item.as_dict() for item in self.evidence],
+            "contradictions": [item.as_dict() for item in self.contradictions],
+            "notes": list(self.notes),
+        }
 
 
 @dataclass(frozen=True)
@@ -65,34 +120,51 @@ class _Heard:
     """A recording as the model hears it."""
 
     recording: Recording
-    tokens: torch.Tensor | None  # (1, 101, width); None where the recording is unusable
+    tokens: torch.Tensor | None  # (1, 101, width); None where nothing should be concluded from the recording
     measurements: Measurements
-    said: dict[str, str]  # "measurements", "labels": the line that says it
+    quality: Quality
     notes: tuple[str, ...]
-    reasons: tuple[str, ...] = ()  # why it is unusable
+    signs: str = ""  # the reader's line
+    reading: Reading | None = None
+    near: tuple[Neighbour, ...] = ()
 
     def lines(self, with_: frozenset[str]) -> tuple[str, ...]:
         """Return what the prompt says about it in words."""
-        return tuple(line for name, line in self.said.items() if name in with_)
+        return tuple(item.text for item in self.evidence(with_) if item.given and item.kind != "quality")
 
+    def evidence(self, with_: frozenset[str], about: str = "") -> tuple[Evidence, ...]:
+        """Return what is known of it, in the prompt's order; what isn't in the prompt is marked so.
 
-def grounding(names: str | Iterable[str]) -> frozenset[str]:
-    """Return a set of what the model is given about a recording.
+        Args:
+            with_: what the prompt carries.
+            about: question and answer, whose findings are looked up in what the classifier says.
+        """
+        name, lead = self.recording.name, self.measurements.interval_lead
+        out = [Evidence("quality", words, "judge", record=name, given=False) for words in self.quality.warnings]
+        source = f"measured on lead {lead}" if lead and self.tokens is not None else "measured"
+        line = measured_line(self.measurements)
+        out.append(Evidence("measurements", line, source, record=name, given="measurements" in with_))
+        if "labels" in with_:
+            out += self._labels()
+        if self.reading is not None:
+            out += labels_evidence(self.reading, name, about)
+        if "neighbours" in with_:
+            out += self._neighbours()
+        return tuple(out)
 
-    Args:
-        names: some of "tokens", "measurements" and "labels" (the reader's line of signs), as a list or with commas;
-            or "all", or "none".
+    def _labels(self) -> list[Evidence]:
+        if self.reading is not None and (LABELS_FORM != "reader" or not self.signs):
+            form = LABELS_FORM if LABELS_FORM in LABELS else "signs"
+            return [Evidence("labels", LABELS[form](self.reading), "classifier", record=self.recording.name)]
+        return [Evidence("labels", self.signs, "reader", record=self.recording.name)] if self.signs else []
 
-    Raises:
-        ParameterError: another name.
-    """
-    found = [name.strip() for name in (names.split(",") if isinstance(names, str) else names)]
-    if found in (["all"], ["none"]):
-        return frozenset(GROUNDING if found == ["all"] else ())
-    unknown = sorted(set(found) - set(GROUNDING))
-    if unknown or not found:
-        raise ParameterError(f"grounding {', '.join(unknown) or 'nothing'}: expected {', '.join(GROUNDING)}; all, none")
-    return frozenset(found)
+    def _neighbours(self) -> list[Evidence]:
+        name, lines = self.recording.name, NEIGHBOURS[NEIGHBOURS_FORM](self.near)
+        said = [Evidence("neighbours", line, "the nearest recordings", record=name) for line in lines]
+        return said + [
+            Evidence("neighbours", item.report, f"neighbour {item.record}", round(item.score, 4), name, given=False)
+            for item in self.near[:3]
+        ]
 
 
 @dataclass
@@ -105,13 +177,21 @@ class ChatSession:
         turns: (question, answer) pairs about the current recordings.
         with_: what the model is given about a recording, see `grounding`.
         decoding: how the next token is chosen; greedily, 64 tokens at most, if None.
+        classifier: what checks the answers, and stands in the evidence; None: only the measurements do.
+        neighbours: where the nearest recordings are looked up; None: prompts go without.
+        knowledge: what finds entries of the knowledge base; None: prompts go without.
+        scope: tells which questions are none for this model; None: every question is asked.
     """
 
     chat: EcgChat
     encoder: EcgCoca
     turns: list[tuple[str, str]] = field(default_factory=list)
-    with_: frozenset[str] = frozenset(GROUNDING)
+    with_: frozenset[str] = DEFAULT
     decoding: Decoding | None = None
+    classifier: DiagnosisClassifier | None = None
+    neighbours: Neighbours | None = None
+    knowledge: Retriever | None = None
+    scope: Callable[..., Scope] | None = None
     _heard: list[_Heard] = field(default_factory=list)
     _conversation: Conversation | None = None
 
@@ -126,7 +206,8 @@ class ChatSession:
             max_new_tokens: most tokens of the answer, if not as in `decoding`.
 
         Returns:
-            The model's answer; for a recording that the judge finds unusable, a refusal that gives the reason.
+            The model's answer; for a recording that nothing should be concluded from, and for a question that is none
+            for this model, why it isn't asked. A question about ECGs in general is answered from the knowledge base.
 
         Raises:
             RecordError: the recording can't be read.
@@ -149,13 +230,15 @@ class ChatSession:
         """
         asked = self._plain(question)
         heard = self._listen(recording)
-        if any(item.tokens is None for item in heard):
-            answer = refuse(heard, question)
-            self.turns.append((asked, answer.text))
-            yield answer.text
-            return answer
+        settled = self._settle(heard, question)
+        if settled is not None:
+            self.turns.append((asked, settled.text))
+            yield settled.text
+            return settled
         talk = self._conversation
         assert talk is not None
+        hits = self._look_up(asked)
+        talk.add(None, self._known(hits))
         decoding = self._decoding()  # an earlier question's max_new_tokens was meant for that one alone
         talk.decoding = decoding if max_new_tokens is None else replace(decoding, max_new_tokens=max_new_tokens)
         pieces, told = talk.say(asked), ""
@@ -166,7 +249,7 @@ class ChatSession:
         finally:
             pieces.close()
             self.turns.append((asked, told))
-        return self._answer(heard, question, told)
+        return self._answer(heard, question, told, hits)
 
     def ask_many(self, asked: Sequence[tuple[Recordings, str]]) -> list[Answer | EcgChatError]:
         """Ask questions that have nothing to do with each other, all at the same time; no conversation comes of it.
@@ -189,11 +272,13 @@ class ChatSession:
                 items = _several(recording)
                 for item in items:
                     known[id(item)] = known.get(id(item)) or self._hear(item)
-                heard = [known[id(item)] for item in items]
-                if any(item.tokens is None for item in heard):
-                    out[place] = refuse(heard, question)
+                heard, plain = [known[id(item)] for item in items], self._plain(question)
+                settled = self._settle(heard, question, ())
+                if settled is not None:
+                    out[place] = settled
                     continue
-                turn = self._before(heard) + self._plain(question)
+                hits = self._look_up(plain)
+                turn = self._before(heard, self._known(hits)) + plain
                 prompt = encode([(turn, None)], self.chat.tokenizer, self.chat.template)
                 self._check_length(prompt, heard)
                 prompts.append(prompt)
@@ -201,13 +286,13 @@ class ChatSession:
                 out[place] = error
                 continue
             ecg += [item.tokens for item in heard if item.tokens is not None and "tokens" in self.with_]
-            open_ones.append((place, heard, question))
+            open_ones.append((place, heard, question, hits))
         if prompts:
             width, most = self.chat.projector.width, self._decoding().max_new_tokens
             table = torch.cat(ecg) if ecg else torch.empty(0, 1, width)
             texts = self.chat.generate(prompts, table, max_new_tokens=most)
-            for (place, heard, question), text in zip(open_ones, texts, strict=True):
-                out[place] = self._answer(heard, question, text)
+            for (place, heard, question, hits), text in zip(open_ones, texts, strict=True):
+                out[place] = self._answer(heard, question, text, hits)
         return [item for item in out if item is not None]
 
     def reset(self) -> None:
@@ -252,25 +337,100 @@ class ChatSession:
             self._heard.append(one)
             if one.tokens is not None:
                 tokens = one.tokens[0] if "tokens" in self.with_ else None
-                self._conversation.add(tokens, one.lines(self.with_))
+                self._conversation.add(tokens, self._lines(one))
         return list(self._heard)
 
     def _hear(self, recording: OneRecording) -> _Heard:
         recording = recording if isinstance(recording, Recording) else read_recording(recording)
-        return hear(recording, self.encoder, self.chat.reader)
+        near = self.neighbours if "neighbours" in self.with_ else None
+        return hear(recording, self.encoder, self.chat.reader, self.classifier, near)
 
-    def _before(self, heard: Sequence[_Heard]) -> str:
+    def _lines(self, heard: _Heard) -> list[str]:
+        """Return what the prompt says about a recording; marks of the template can't be in it."""
+        return [line for text in heard.lines(self.with_) if (line := self._without_marks(text))]
+
+    def _without_marks(self, text: str) -> str:
+        from ecgchat_lib.chat.template import plain_text
+
+        return plain_text(text, self.chat.tokenizer, self.chat.template)
+
+    def _look_up(self, question: str, top: int = 1) -> list[Hit]:
+        """Return what the knowledge base has on a question, if the prompt may carry it."""
+        return self.knowledge.search(question, top) if self.knowledge is not None and "knowledge" in self.with_ else []
+
+    def _known(self, hits: Sequence[Hit]) -> list[str]:
+        return [self._without_marks(line) for line in knowledge_lines(hits)] if hits else []
+
+    def _before(self, heard: Sequence[_Heard], known: Sequence[str] = ()) -> str:
         """Return what stands before a question about recordings."""
         from ecgchat_lib.chat.template import opening
 
-        return "".join(opening(item.lines(self.with_), ecg="tokens" in self.with_) for item in heard)
+        about = "".join(opening(self._lines(item), ecg="tokens" in self.with_) for item in heard)
+        return about + opening(known, ecg=False)
 
-    def _answer(self, heard: Sequence[_Heard], question: str, text: str) -> Answer:
-        """Put an answer together with what is known beside it."""
-        evidence = tuple(line for item in heard for line in item.lines(self.with_))
+    def _settle(
+        self, heard: Sequence[_Heard], question: str, turns: Sequence[tuple[str, str]] | None = None
+    ) -> Answer | None:
+        """Return the answer to a question that the model isn't asked, or None."""
+        scope = None if self.scope is None else self.scope(question, turns=self.turns if turns is None else turns)
+        if scope is not None and scope.kind == "knowledge" and self.knowledge is not None:
+            return self._from_knowledge(heard, question)
+        if scope is not None and scope.kind in ("outside", "instruction"):
+            return _abstain(heard, question, scope.reason, scope.kind)
+        if any(item.tokens is None for item in heard):
+            return refuse(heard, question)
+        if scope is not None and scope.kind == "unknown_finding":
+            return _abstain(heard, question, scope.reason, scope.kind)
+        return None
+
+    def _from_knowledge(self, heard: Sequence[_Heard], question: str) -> Answer:
+        """Answer a question about ECGs in general by quoting the knowledge base, without the model."""
+        from ecgchat_lib.knowledge.answers import quote
+
+        assert self.knowledge is not None
+        said = quote(question, self.knowledge.search(question, MOST_ENTRIES))
+        if not said.text:
+            return _abstain(heard, question, "I found nothing about that in the knowledge base.", "outside")
+        evidence = tuple(
+            Evidence("knowledge", line.text, _sources(line.entry), round(line.score, 4)) for line in said.lines
+        )
         first, *others = (item.measurements for item in heard)
-        notes = (*_notes(heard), *disagreements(text, first, *others))
-        return Answer(text, question, first, evidence, notes, others=tuple(others))
+        notes = ("quoted from the knowledge base; it isn't about this recording",)
+        return Answer(said.text, question, first, evidence, (), notes, others=tuple(others))
+
+    def _answer(self, heard: Sequence[_Heard], question: str, text: str, hits: Sequence[Hit]) -> Answer:
+        """Put an answer together with what is known beside it, and with what of it is contradicted."""
+        evidence = [one for item in heard for one in item.evidence(self.with_, f"{question} {text}")]
+        evidence += [
+            Evidence("knowledge", line, _sources(hit.entry), round(hit.score, 4))
+            for line, hit in zip(self._known(hits), hits, strict=False)
+        ]
+        first, *others = (item.measurements for item in heard)
+        notes = [*_notes(heard), *_unchecked(text, heard)]
+        return Answer(
+            text, question, first, tuple(evidence), _contradicted(text, heard), tuple(notes), others=tuple(others)
+        )
+
+
+def _sources(entry: Any) -> str:
+    """Return an entry's title and its citations."""
+    return f"{entry.title}: {'; '.join(map(str, entry.citations))}"
+
+
+def _contradicted(text: str, heard: Sequence[_Heard]) -> tuple[Contradiction, ...]:
+    """Return what contradicts an answer; about several recordings, only what all of them contradict."""
+    found = [
+        contradictions(text, h.measurements, h.reading, sex=h.recording.patient.sex, age=h.recording.patient.age)
+        for h in heard
+    ]
+    places = [{(item.field, item.start) for item in items} for items in found]
+    return tuple(item for item in found[0] if all((item.field, item.start) in others for others in places))
+
+
+def _unchecked(text: str, heard: Sequence[_Heard]) -> tuple[str, ...]:
+    """Return what nothing could judge; about several recordings, only what none of them could."""
+    notes = [unchecked(text, item.measurements, item.reading) for item in heard]
+    return tuple(note for note in notes[0] if all(note in others for others in notes))
 
 
 def _several(recordings: Recordings) -> list[OneRecording]:
@@ -287,21 +447,48 @@ def _notes(heard: Sequence[_Heard]) -> tuple[str, ...]:
     return tuple(f"{item.recording.name}: {note}" for item in heard for note in item.notes)
 
 
-def refuse(heard: Sequence[_Heard], question: str) -> Answer:
-    """Return what is answered to a question about recordings of which one or more are unusable: why."""
-    reasons = tuple(reason for item in heard for reason in item.reasons)
-    if len(heard) > 1:
-        reasons = tuple(f"{item.recording.name}: {reason}" for item in heard for reason in item.reasons)
-    evidence = tuple(item.said["measurements"] for item in heard if item.reasons)
+def _abstain(heard: Sequence[_Heard], question: str, text: str, reason: str) -> Answer:
+    """Return what is said instead of an answer because of the question."""
     first, *others = (item.measurements for item in heard)
-    return Answer(refusal(reasons), question, first, evidence, _notes(heard), abstained=True, others=tuple(others))
+    return Answer(text, question, first, (), (), (), True, reason, tuple(others))
 
 
-def hear(recording: Recording, encoder: EcgCoca, reader: FindingReader | None = None) -> _Heard:
-    """Judge and measure a recording, turn it into ECG tokens and read these, unless it is unusable.
+def refuse(heard: Sequence[_Heard], question: str) -> Answer:
+    """Return what is answered to a question about recordings from one or more of which nothing can be concluded."""
+    bad = [item for item in heard if item.tokens is None]
+    several = len(heard) > 1
+    reasons = [f"{item.recording.name}: {words}" if several else words for item in bad for words in _reasons(item)]
+    first, *others = (item.measurements for item in heard)
+    evidence = tuple(one for item in bad for one in item.evidence(frozenset()))
+    text, why = refusal(tuple(reasons)), why_not(bad[0].quality)
+    return Answer(text, question, first, evidence, (), _notes(heard), True, why, tuple(others))
+
+
+def why_not(quality: Quality) -> str:
+    """Return why nothing should be concluded from a recording: "unusable", "few_leads", "reversed", or "" if not so."""
+    if not quality.usable:
+        grave = {item.kind for item in quality.findings if item.severity == "abstain"}
+        return "few_leads" if grave & NO_LEADS else "unusable"
+    return "reversed" if any(item.kind == "reversal" for item in quality.findings) else ""
+
+
+def _reasons(heard: _Heard) -> tuple[str, ...]:
+    return heard.quality.reasons or tuple(item.words for item in heard.quality.findings if item.kind == "reversal")
+
+
+def hear(
+    recording: Recording,
+    encoder: EcgCoca,
+    reader: FindingReader | None = None,
+    classifier: DiagnosisClassifier | None = None,
+    neighbours: Neighbours | None = None,
+) -> _Heard:
+    """Judge and measure a recording, turn it into ECG tokens and read these, unless nothing can be concluded from it.
 
     What was cut or looks doubtful becomes notes.
     """
+    import torch
+
     from ecgchat_lib.coca.embed import encoder_tokens
     from ecgchat_lib.coca.preprocess import recording_windows
 
@@ -309,40 +496,23 @@ def hear(recording: Recording, encoder: EcgCoca, reader: FindingReader | None = 
     quality = judge(recording)
     _, cut = model_window(recording, fs=500.0, seconds=config.seconds)
     notes = tuple(dict.fromkeys((*recording.notes, *cut, *quality.warnings)))  # each once, in order
-    if not quality.usable:
-        nothing = Measurements(reasons=dict.fromkeys(NUMBERS, "the recording isn't usable"))
-        return _Heard(recording, None, nothing, {"measurements": measured_line(nothing)}, notes, quality.reasons)
+    if why_not(quality):
+        why = "the recording isn't usable" if not quality.usable else "the electrodes may be in each other's place"
+        return _Heard(recording, None, Measurements(reasons=dict.fromkeys(NUMBERS, why)), quality, notes)
     measured = measure(recording)
     tokens = encoder_tokens(recording_windows([recording], config), encoder)
-    said = {"measurements": measured_line(measured)}
-    if reader is not None:
-        (said["labels"],) = reader.read(tokens, [measured])
-    return _Heard(recording, tokens, measured, said, notes)
+    signs = "" if reader is None else reader.read(tokens, [measured])[0]
+    with torch.inference_mode():
+        pooled = encoder.encoder.ln_post(tokens[:, 0].to(encoder.logit_scale.device))  # as the encoder pools them
+        vector = (pooled @ encoder.encoder.proj)[0].cpu().numpy()
+    reading = None if classifier is None else classifier.read_features(pooled.cpu().numpy())[0]
+    near = () if neighbours is None else tuple(neighbours.nearest(vector, MOST_NEIGHBOURS, besides=recording))
+    return _Heard(recording, tokens, measured, quality, notes, signs, reading, near)
 
 
 def refusal(reasons: tuple[str, ...]) -> str:
-    """Return what is said of an unusable recording, instead of an answer."""
+    """Return what is said of a recording from which nothing can be concluded, instead of an answer."""
     return f"I can't say anything about this recording: {'; '.join(reasons)}. Please record the ECG again."
-
-
-def disagreements(text: str, measurements: Measurements, *others: Measurements) -> tuple[str, ...]:
-    """Return a note for each number in an answer that isn't the measured one.
-
-    Args:
-        text: the answer.
-        measurements: what was measured.
-        others: what was measured on further recordings; the answer may speak of any of them.
-    """
-    notes = []
-    for field_name, value in numbers(text):
-        measured = [] if field_name is None else [whole(m.judged(field_name)) for m in (measurements, *others)]
-        known = list(dict.fromkeys(one for one in measured if one is not None))
-        if not known:
-            notes.append(f"the answer says {value:g}, which nothing measured supports")
-        elif value not in known:
-            found = " and ".join(str(one) for one in known)
-            notes.append(f"the answer says {value:g}, but {field_name} was measured as {found}")
-    return tuple(notes)
 
 
 def _same(one: Recording, other: Recording) -> bool:
@@ -354,16 +524,35 @@ def _same(one: Recording, other: Recording) -> bool:
 
 
 @cache
-def _load_parts(folder: Path, quantized: bool, device: str) -> tuple[EcgChat, EcgCoca]:
+def _load_parts(folder: Path, quantized: bool, device: str) -> tuple[EcgChat, EcgCoca, DiagnosisClassifier]:
     from ecgchat_lib.chat.checkpoint import load_chat_model
     from ecgchat_lib.coca.checkpoint import MINI_FOLDER as ENCODER_FOLDER
     from ecgchat_lib.coca.checkpoint import WEIGHTS, load_coca
     from ecgchat_lib.coca.checkpoint import read_manifest as read_encoder_manifest
+    from ecgchat_lib.evaluate.classifier import load_classifier
 
     encoder_folder = data_folder() / ENCODER_FOLDER
     digest = read_encoder_manifest(encoder_folder)["sha256"][WEIGHTS]
     chat, _ = load_chat_model(folder, encoder_sha256=digest, quantized=quantized, device=device)
-    return chat, load_coca(encoder_folder)
+    encoder = load_coca(encoder_folder)
+    return chat, encoder, load_classifier(model=encoder)
+
+
+class BuiltInKnowledge:
+    """The course's knowledge base, opened when it is first searched."""
+
+    def search(self, query: str, top: int = 3) -> list[Hit]:
+        """Return up to `top` entries, the best first."""
+        from ecgchat_lib.knowledge.retrieve import load_retriever
+
+        return load_retriever().search(query, top)
+
+
+def within_scope(question: str, *, turns: Sequence[tuple[str, str]] = ()) -> Scope:
+    """Tell what a question is about, see `scope.scope_of`; what that needs is loaded at the first question."""
+    from ecgchat_lib.chat.scope import scope_of
+
+    return scope_of(question, turns=turns)
 
 
 def load_chat(
@@ -371,10 +560,11 @@ def load_chat(
     *,
     quantized: bool = False,
     device: str = "cpu",
-    with_: str | Iterable[str] = "all",
+    with_: str | Iterable[str] = "default",
     decoding: Decoding | None = None,
+    neighbours: str | Path | None = None,
 ) -> ChatSession:
-    """Load a chat model with its encoder and start a session. Loading the same one again is free.
+    """Load a chat model with all that belongs to it and start a session. Loading the same one again is free.
 
     Args:
         folder: a folder written by `chat.checkpoint.save_chat`; None: the course's mini, `data/weights/ecg-chat-mini`.
@@ -382,12 +572,34 @@ def load_chat(
         device: "cpu" or "cuda".
         with_: what the model is given about a recording, see `grounding`.
         decoding: how the next token is chosen; greedily if None.
+        neighbours: a folder written by `chat.neighbours.build_neighbours`; None: the course's own, if `with_` has
+            "neighbours".
 
     Raises:
         ParameterError: an unknown name in `with_`.
-        MissingPartError: weights or the language model aren't on this machine.
+        MissingPartError: weights, the language model or the neighbours aren't on this machine.
         EcgChatError: a hash differs, or the weights were trained with another encoder.
     """
     place = Path(folder) if folder is not None else data_folder() / MINI_FOLDER
     given = grounding(with_)
-    return ChatSession(*_load_parts(place.resolve(), quantized, device), with_=given, decoding=decoding)
+    chat, encoder, classifier = _load_parts(place.resolve(), quantized, device)
+    near = None
+    if neighbours is not None or "neighbours" in given:
+        near = _load_neighbours(None if neighbours is None else Path(neighbours).resolve())
+    return ChatSession(
+        chat,
+        encoder,
+        with_=given,
+        decoding=decoding,
+        classifier=classifier,
+        neighbours=near,
+        knowledge=BuiltInKnowledge(),
+        scope=within_scope,
+    )
+
+
+@cache
+def _load_neighbours(folder: Path | None) -> Neighbours:
+    from ecgchat_lib.chat.neighbours import load_neighbours
+
+    return load_neighbours(folder)

@@ -210,10 +210,12 @@ class Reading:
         probabilities: statement code → calibrated probability, for each statement that it knows.
         present: the statements that it says, in the prompt's order: those at or above their thresholds, and of the
             rhythms the likeliest one.
+        thresholds: statement code → the probability from which on it is said; empty where nobody knows them.
     """
 
     probabilities: Mapping[str, float]
     present: tuple[str, ...]
+    thresholds: Mapping[str, float] = field(default_factory=dict)
 
     def prompt(self) -> str:
         """Return the diagnosis-driven prompt: one line per group, "The {label} is present." for each statement."""
@@ -261,10 +263,12 @@ class DiagnosisClassifier:
         chances = self.heads.probabilities(features)
         statements = [k for k, label in enumerate(self.labels) if label.level == STATEMENT]
         said = self.said(chances)
+        thresholds = {self.labels[k].code: float(self.heads.threshold[k]) for k in statements}
         return [
             Reading(
                 {self.labels[k].code: float(row[k]) for k in statements},
                 tuple(self.labels[k].code for k in statements if yes[k]),
+                thresholds,
             )
             for row, yes in zip(chances, said, strict=True)
         ]
