@@ -22,23 +22,12 @@ from ecgchat_lib.paths import data_folder
 from ecgchat_lib.report import escaping, latex
 from ecgchat_lib.report.latex import Engine, compile_pdf, find_engines, render_latex
 from ecgchat_lib.report.picture import page_picture
-from ecgchat_lib.report.sections import QUESTIONS, ModelAnswer, PatientDetails, build_report
+from ecgchat_lib.report.sections import QUESTIONS, build_report
 from ecgchat_lib.report.write import ask_for_report, write_report
 
 MEASURED = dict(heart_rate_bpm=98, rr_ms=612, pr_ms=210, qrs_ms=136, qt_ms=392, qtc_ms=501, axis_deg=-41, r_mv=0.8)
 REAL = sorted((data_folder() / "real_sample").glob("A00*.hea"))
 DRAWN_FROM_TWO_GLYPHS = "ĐĮįŲųĢģĶķĻļŅņŖŗ"  # right on the page, but read back as a letter and its accent
-HOSTILE = [
-    r"\input{/etc/passwd}",
-    r"\immediate\write18{touch hacked}",
-    r"100 % of } them {{ ~ ^^5c ^^M # $x_2^3$ & \\",
-    r"\end{document} \bye \relax \csname x\endcsname",
-    "--- << >> `` '' ,, ?` !` fi ff \"quoted\" it's",
-    "Łukasz Müller-Öçal, Ærø, Žižek; 5 µV ± 2 ≤ 3 × 10²",
-    "emoji \U0001f600, שלום, \u202eevil\u2066, 心电图, nul \x00 bell \x07",
-    "((( record ))) ((* for x in y *)) ((# no #)) %# {{ x }}",
-    "W" * 3000,
-]
 
 
 def text_of(pdf: Path) -> str:
@@ -50,29 +39,6 @@ def text_of(pdf: Path) -> str:
 def squeezed(text: str) -> str:
     """The text without white space, soft hyphens, and typographic ligatures."""
     return re.sub(r"[\s\xad]", "", unicodedata.normalize("NFKC", text))
-
-
-@pytest.mark.parametrize("hostile", HOSTILE, ids=range(len(HOSTILE)))
-def test_hostile_texts_are_shown_and_run_nothing(tmp_path, hostile):
-    patient = PatientDetails(name=hostile, history=hostile)
-    report = build_report(
-        recording(name=hostile),
-        measured(**MEASURED),
-        GOOD,
-        [ModelAnswer("Diagnosis", hostile, hostile)],
-        patient=patient,
-    )
-    pdf = tmp_path / "r.pdf"
-    assert compile_pdf(render_latex(report, text_limit=180), pdf) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["r.pdf"]  # nothing else was written
-    shown = escaping.shorten(hostile, 180)
-    expected = re.sub(
-        "|".join(re.escape(c) for c in {c for c in shown if escaping._one(c) is None}) or "(?!)",
-        lambda match: f"U+{ord(match.group()):04X}",
-        shown,
-    )
-    text = text_of(pdf).replace("[", "").replace("]", "")
-    assert text.count(squeezed(expected).replace("[", "").replace("]", "")) >= 4  # name, history, question, answer
 
 
 def test_every_character_with_a_glyph_is_printed_as_itself(tmp_path):
@@ -89,17 +55,6 @@ def test_every_character_with_a_glyph_is_printed_as_itself(tmp_path):
         if squeezed(character) not in found and plain not in found and character not in DRAWN_FROM_TWO_GLYPHS + ">":
             wrong.append((character, found))
     assert wrong == []
-
-
-def test_a_very_long_answer_is_cut_with_a_note_and_stays_on_one_page(tmp_path):
-    answers = [ModelAnswer(s, "?", "word " * 20_000) for s in ("Diagnosis", "Pathological Analysis")]
-    patient = PatientDetails(name="n" * 100_000, history="h " * 50_000, medication="m" * 5000, symptoms="s" * 5000)
-    sample = read_recording(REAL[0])
-    pdf = write_report(sample, tmp_path / "long.pdf", session=Fixed("word " * 20_000), patient=patient)
-    assert pages(pdf) == 1
-    report = build_report(sample, measured(**MEASURED), GOOD, answers, patient=patient)
-    assert "more characters not shown" in render_latex(report)
-    assert "morecharactersnotshown" in text_of(pdf)
 
 
 class Fixed:
@@ -121,7 +76,9 @@ def pages(pdf: Path) -> int:
         return len(document)
 
 
-@pytest.mark.parametrize("header", REAL, ids=[path.stem for path in REAL])
+@pytest.mark.parametrize(
+    "header", [pytest.param(p, id=p.stem, marks=[pytest.mark.slow] * (k > 1)) for k, p in enumerate(REAL)]
+)
 def test_each_real_recording_gives_one_page(tmp_path, header):
     answer = "Your ECG shows atrial fibrillation; complete right bundle branch block. The heart rate is 30 bpm."
     sample = read_recording(header)
@@ -147,6 +104,9 @@ def test_the_title_is_in_the_metadata(tmp_path):
     compile_pdf(render_latex(report), pdf)
     with pypdfium2.PdfDocument(pdf) as document:
         assert document.get_metadata_dict()["Title"] == "ECG report: A) /Producer (x"
+    content = pdf.read_bytes()  # what a screen reader needs, readable without unpacking anything
+    assert b"/Lang (en)" in content
+    assert b"/DisplayDocTitle true" in content
 
 
 def test_no_engine_is_said_with_the_remedy(tmp_path, monkeypatch):
@@ -190,6 +150,29 @@ def test_a_program_that_hangs_is_ended_with_its_children(tmp_path):
     assert time.monotonic() - began < 20
     time.sleep(3.2)
     assert not (tmp_path / "child-lived").exists()
+
+
+HUNGRY = {
+    "memory": ("bytearray(3 << 30)", "ended with code"),
+    "files": ("open('x', 'wb').truncate(1 << 30)", "ended with code|more files"),
+    "time": ("import resource; assert resource.getrlimit(resource.RLIMIT_CPU)[1] == 25; raise SystemExit(7)", "code 7"),
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other bounds, or none")
+@pytest.mark.parametrize("what", HUNGRY)
+def test_a_program_gets_no_more_than_its_bounds(tmp_path, what):
+    code, words = HUNGRY[what]
+    program = Engine("pdflatex", (sys.executable, "-c", code))
+    with pytest.raises(EcgChatError, match=words):
+        compile_pdf("x", tmp_path / "r.pdf", engines=[program], seconds=20)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("body", [r"\def\x{\x\x}\x", r"\def\y{y\y}\edef\z{\y}"])
+def test_latex_that_grows_without_end_is_stopped(tmp_path, body):
+    with pytest.raises(EcgChatError, match="capacity exceeded"):
+        compile_pdf(rf"\documentclass{{article}}\begin{{document}}{body}\end{{document}}", tmp_path / "r.pdf")
 
 
 def test_the_next_engine_is_tried(tmp_path):

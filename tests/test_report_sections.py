@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -10,7 +11,11 @@ from test_knowledge import measured
 
 from ecgchat_lib.ecg.quality import Finding, Quality
 from ecgchat_lib.ecg.recording import Patient, Recording, read_recording
+from ecgchat_lib.evaluate.classifier import Reading
+from ecgchat_lib.knowledge.entries import load_entries
+from ecgchat_lib.knowledge.limits import load_limits
 from ecgchat_lib.paths import data_folder
+from ecgchat_lib.report.advice import ENTRY_OF_CODE, ENTRY_OF_FLAG
 from ecgchat_lib.report.markdown import report_markdown
 from ecgchat_lib.report.sections import NOT_RECORDED, QUESTIONS, TITLES, ModelAnswer, PatientDetails, build_report
 from ecgchat_lib.report.write import make_report
@@ -132,7 +137,7 @@ def test_said_and_measured_are_kept_apart_and_contradictions_are_marked():
     assert report.by_model
     others = [entry for section in report.sections for entry in section.entries if section.title != "Diagnosis"]
     assert not any("aspirin" in entry.text for entry in others)  # no recommendation comes from a model
-    assert {entry.origin for entry in report.section("Recommendations").entries} == {"rule"}
+    assert {entry.origin for entry in report.section("Recommendations").entries} == {"rule", "knowledge"}
 
 
 def test_an_empty_answer_is_shown_as_such():
@@ -162,3 +167,61 @@ def test_a_child_is_not_judged():
     assert {item.status for item in report.flags} == {"unknown"}
     assert {item.normal for item in report.flags} == {""}
     assert "limits are those of adults" in texts(report.section("Pathological Analysis"))[0]
+
+
+READING = Reading({"CRBBB": 0.91, "SR": 0.8, "NORM": 0.1, "IMI": 0.44, "AFIB": 0.05}, ("CRBBB", "IMI", "SR"))
+
+
+def test_the_classifiers_labels_stand_apart_with_probabilities():
+    said = ModelAnswer("Diagnosis", "What is it?", "Atrial fibrillation.")
+    report = build_report(recording(), measured(heart_rate_bpm=70, pr_ms=150), GOOD, [said], reading=READING)
+    labels = [e for e in report.section("Pathological Analysis").entries if e.origin == "classifier"]
+    assert [(entry.label, entry.text) for entry in labels] == [
+        ("complete right bundle branch block", "0.91"),
+        ("sinus rhythm", "0.80"),
+        ("inferior myocardial infarction", "0.44"),
+    ]
+    assert report.rhythm == "sinus rhythm"
+    against = [entry for entry in report.section("Diagnosis").entries if entry.origin == "check"]
+    assert [entry.label for entry in against] == ["Contradicts the classifier"]
+    assert report.contradicted == 1
+    assert build_report(recording(), measured(), UNUSABLE, reading=READING).rhythm == ""
+    reversed_ = ModelAnswer("Diagnosis", "?", "I can't say.", abstained=True, reason="reversed")
+    silent = build_report(recording(), measured(), GOOD, [reversed_], reading=READING)
+    assert "classifier" not in {entry.origin for section in silent.sections for entry in section.entries}
+
+
+def test_an_abstention_is_no_answer_of_the_model():
+    said = ModelAnswer("Diagnosis", "What is it?", "I can't judge this.", abstained=True, reason="few_leads")
+    report = build_report(recording(), measured(heart_rate_bpm=120), GOOD, [said])
+    (entry,) = report.section("Diagnosis").entries
+    assert (entry.origin, entry.label, entry.text) == ("abstained", "What is it?", "I can't judge this.")
+    assert (report.by_model, report.abstained, report.contradicted) == (False, 1, 0)
+    assert "no answer: **What is it?:** I can't judge this." in report_markdown(report)
+
+
+def test_what_comes_next_is_from_the_knowledge_base_with_its_source():
+    report = build_report(recording(), measured(pr_ms=240, qtc_ms=520), GOOD, reading=READING)
+    advice = [entry for entry in report.section("Recommendations").entries if entry.origin == "knowledge"]
+    assert [entry.label for entry in advice] == [
+        "Inferior infarction (classifier, 0.44; emergency)",
+        "Long QT interval (measured; soon)",
+        "First-degree AV block (measured; routine)",
+        "Right bundle branch block (classifier, 0.91; routine)",
+    ]
+    entries = load_entries()
+    assert advice[2].text.startswith(entries["first-degree-av-block"].next_steps[0])
+    for entry in advice:
+        (number,) = re.findall(r"\[(\d+)\]$", entry.text)
+        assert report.sources[int(number) - 1].doi
+    assert len(set(report.sources)) == len(report.sources)
+    child = build_report(recording(patient=Patient(3.0)), measured(pr_ms=240), GOOD, reading=READING)
+    assert not [entry for entry in child.section("Recommendations").entries if entry.origin == "knowledge"]
+
+
+def test_what_advice_is_about_exists():
+    entries, limits = load_entries(), load_limits()
+    assert {field for field, _ in ENTRY_OF_FLAG} <= set(limits)
+    assert set(ENTRY_OF_FLAG.values()) <= set(entries)
+    for code, name in ENTRY_OF_CODE.items():
+        assert code in entries[name].codes

@@ -1,7 +1,8 @@
 """Any text as harmless LaTeX: `escape` is total, so a name, a header comment or a model's answer can't run a command.
 
 The result is printable ASCII in which every special character is spelled as a command; what the page's fonts can't show
-is replaced by its visible code, never dropped. Taught in: 13 §5
+is replaced by its visible code, never dropped. `visible` does the same for HTML and Markdown, whose readers have fonts
+for more: there only what is invisible, turns the line around or piles up is replaced. Taught in: 13 §7
 """
 
 from __future__ import annotations
@@ -107,6 +108,7 @@ _ACCENTS = {
 }
 _LONGEST_WORD = 24  # characters; longer runs get places where the line may break
 _LONGEST_CODES = 8  # codes shown of a run of characters that the fonts don't have
+_MOST_MARKS = 3  # combining marks on one letter; more are a pile that covers the lines above
 
 
 class Latex(str):
@@ -149,6 +151,26 @@ def escape(text: str) -> Latex:
             out.append(r"\ecgbreak{}")
     out += _codes(missing)
     return Latex("".join(out))
+
+
+def visible(text: str) -> str:
+    """Return the text with each character that can't be seen, or isn't one, as `[U+XXXX]`.
+
+    Control, format (zero width, changes of direction), unassigned and private characters and lone surrogates are
+    replaced, and combining marks beyond the third on a letter. What is left is printable; letters of every script stay.
+    """
+    out: list[str] = []
+    marks = 0
+    for character in unicodedata.normalize("NFC", text):
+        marks = marks + 1 if unicodedata.category(character) in ("Mn", "Me") else 0
+        shown = marks <= _MOST_MARKS and (character.isprintable() or character in "\t\n\r")
+        out.append(character if shown else f"[U+{ord(character):04X}]")
+    return "".join(out)
+
+
+def plain(text: str) -> str:
+    """Return the text in letters that every font has (Latin): all others as `[U+XXXX]`, for titles in pictures."""
+    return "".join(c if _one(c) is not None else f"[U+{ord(c):04X}]" for c in unicodedata.normalize("NFC", text))
 
 
 def _one(character: str) -> str | None:

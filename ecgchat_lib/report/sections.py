@@ -2,8 +2,7 @@
 
 Only what is known is written. What nobody recorded is "not recorded", what couldn't be measured says why, and what a
 model said stands apart from what was measured, with a mark where the two disagree. Of an unusable recording nothing is
-said but why. Recommendations follow fixed rules
-and never come from a model. Taught in: 13 §4
+said but why. Recommendations follow fixed rules and the knowledge base, and never come from a model. Taught in: 13 §7
 """
 
 from __future__ import annotations
@@ -13,14 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
+from ecgchat_lib.chat.checking import Contradiction, contradictions
+from ecgchat_lib.datasets.labels import STATEMENTS, codes_of_kind
 from ecgchat_lib.ecg.measure import NUMBERS, Measurements
 from ecgchat_lib.ecg.recording import Patient, Recording
 from ecgchat_lib.knowledge.limits import Flag, Source, cautions, flag_all, is_child
+from ecgchat_lib.report.advice import Advice, advice_for
 from ecgchat_lib.report.escaping import shorten
-from ecgchat_lib.report.grounding import contradictions
 
 if TYPE_CHECKING:
     from ecgchat_lib.ecg.quality import Quality
+    from ecgchat_lib.evaluate.classifier import Reading
 
 TITLES = (
     "Patient Information",
@@ -40,12 +42,21 @@ QUESTIONS = (  # what the report asks a model: the section in which the answer s
     ("Diagnosis", "What does this ECG show?"),
     ("Diagnosis", "Is this ECG normal?"),
 )
-_CONTRADICTS = "Contradicts the measurements"
+FOOTER = "Made with the ECG-Chat course. Measurements and answers are automatic and unconfirmed."
+CLASSIFIER_NOTICE = "From a statistical classifier, not confirmed"
+ADVICE_NOTICE = "If a clinician confirms it, what usually comes next, from the knowledge base and not from a model:"
+_CONTRADICTS = {  # label → what contradicts a statement: "rule" is a word, held against the limits of what was measured
+    "Contradicts the measurements": ("measurement", "rule"),
+    "Contradicts the classifier": ("classifier",),
+}
+_NOT_READ = ("unusable", "reversed", "few_leads")  # why a session abstains where the classifier must be silent, too
 _WANTED = ("heart_rate_bpm", "pr_ms", "qrs_ms", "qtc_ms", "axis_deg")  # what a reader of an ECG looks for first
+DESCRIPTION_LIMIT = 1000  # characters of the tracing in words
 _MOST_CONTRADICTIONS = 4  # listed; the others are counted
 _MOST_DOUBTS = 3  # the same
+_MOST_LABELS = 6  # the same
 
-Origin = Literal["recorded", "measured", "rule", "model", "check"]
+Origin = Literal["recorded", "measured", "rule", "classifier", "knowledge", "model", "check", "abstained"]
 
 
 @dataclass(frozen=True)
@@ -68,8 +79,10 @@ class ModelAnswer:
 
     section: str  # "Pathological Analysis" or "Diagnosis"
     question: str
-    text: str
+    text: str  # or why there is no answer
     notes: tuple[str, ...] = ()
+    abstained: bool = False
+    reason: str = ""  # abstained: why, in a word, as in `chat.session.Answer`
 
 
 @dataclass(frozen=True)
@@ -91,7 +104,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """The whole content; `render_latex` and `report_markdown` lay it out."""
+    """The whole content; `render_latex`, `report_html` and `report_markdown` lay it out."""
 
     record: str
     sections: tuple[Section, ...]  # six, titled as in TITLES
@@ -99,7 +112,12 @@ class Report:
     description: str  # the tracing in words
     by_model: bool  # whether any line was said by a model
     notice: str = NOTICE
-    sources: tuple[Source, ...] = field(default=())  # of the limits that were used
+    sources: tuple[Source, ...] = field(default=())  # numbered from 1 in the text: of the limits, then of the advice
+    limit_sources: int = 0  # how many of them are of the limits
+    usable: bool = True
+    rhythm: str = ""  # the classifier's, else what the RR intervals show, else ""
+    contradicted: int = 0  # statements of the model that something contradicts
+    abstained: int = 0  # questions that the model didn't answer
 
     def section(self, title: str) -> Section:
         """Return the section with this title."""
@@ -114,6 +132,7 @@ def build_report(
     *,
     patient: PatientDetails | None = None,
     description: str = "",
+    reading: Reading | None = None,
 ) -> Report:
     """Put together what is known about a recording.
 
@@ -124,30 +143,72 @@ def build_report(
         answers: what a model said, if one was asked; left out where the recording isn't usable.
         patient: what the reader knows beyond the recording.
         description: the tracing in words (`ecg.paper.describe`).
+        reading: what the classifier says, if it was asked; left out as the answers are.
 
     Returns:
-        The report. It holds nothing that isn't in the arguments or in the table of limits. Where `quality` says that
-        the recording isn't usable, it holds no measurement, finding or answer either, but the reason.
+        The report. It holds nothing that isn't in the arguments, in the table of limits or in the knowledge base.
+        Where `quality` says that the recording isn't usable, it holds no measurement, finding or answer either, but
+        the reason.
     """
     if not quality.usable:
-        measurements, answers = Measurements(reasons=dict.fromkeys(NUMBERS, "the recording isn't usable")), ()
+        measurements = Measurements(reasons=dict.fromkeys(NUMBERS, "the recording isn't usable"))
+        answers, reading = (), None
+    if any(answer.abstained and answer.reason in _NOT_READ for answer in answers):
+        reading = None
     who = patient or PatientDetails()
     person = Patient(
         age=who.age if who.age is not None else recording.patient.age,
         sex=who.sex if who.sex is not None else recording.patient.sex,
     )
     flags = flag_all(measurements, sex=person.sex, age=person.age)
+    found = _Found(flags, measurements, quality, person, tuple(answers), reading)
+    limit_sources = tuple(sorted({item.source for item in flags if item.source}, key=lambda source: source.cite))
+    advice = () if is_child(person.age) else advice_for(flags, reading)
+    sources = tuple(dict.fromkeys((*limit_sources, *(source for one in advice for source in one.sources))))
     sections = (
         _patient_information(who, person),
         _medical_history(recording, who),
         _data_analysis(recording, measurements, quality),
-        _pathological_analysis(flags, measurements, answers, person, quality),
-        _diagnosis(measurements, answers, person, quality),
-        _recommendations(flags, quality, bool(answers)),
+        _pathological_analysis(found),
+        _diagnosis(found),
+        _recommendations(found, advice, sources),
     )
-    used = {item.source for item in flags if item.source}
-    sources = tuple(sorted(used, key=lambda source: source.cite))
-    return Report(recording.name, sections, flags, description, bool(answers), NOTICE, sources)
+    return Report(
+        record=recording.name,
+        sections=sections,
+        flags=flags,
+        description=description,
+        by_model=any(not answer.abstained for answer in answers),
+        sources=sources,
+        limit_sources=len(limit_sources),
+        usable=quality.usable,
+        rhythm=_rhythm(found),
+        contradicted=sum(len(found.against(answer)) for answer in answers),
+        abstained=sum(answer.abstained for answer in answers),
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What sections 4 to 6 are made of."""
+
+    flags: tuple[Flag, ...]
+    measurements: Measurements
+    quality: Quality
+    person: Patient
+    answers: tuple[ModelAnswer, ...]
+    reading: Reading | None
+
+    @property
+    def out(self) -> list[Flag]:
+        """The measurements outside their limits."""
+        return [item for item in self.flags if item.status in ("low", "high")]
+
+    def against(self, answer: ModelAnswer) -> tuple[Contradiction, ...]:
+        """Return what contradicts an answer."""
+        if answer.abstained:
+            return ()
+        return contradictions(answer.text, self.measurements, self.reading, sex=self.person.sex, age=self.person.age)
 
 
 def shortened(section: Section, limit: int) -> Section:
@@ -157,7 +218,7 @@ def shortened(section: Section, limit: int) -> Section:
     """
 
     def short(entry: Entry) -> Entry:
-        if entry.origin == "rule" or entry.label == _CONTRADICTS:
+        if entry.origin in ("rule", "classifier", "knowledge") or entry.label in _CONTRADICTS:
             return entry
         return replace(entry, label=shorten(entry.label, limit), text=shorten(entry.text, limit))
 
@@ -210,28 +271,45 @@ def _data_analysis(recording: Recording, measurements: Measurements, quality: Qu
     return Section("ECG Data Analysis", tuple(entries))
 
 
-def _pathological_analysis(
-    flags: Sequence[Flag],
-    measurements: Measurements,
-    answers: Sequence[ModelAnswer],
-    person: Patient,
-    quality: Quality,
-) -> Section:
-    title = "Pathological Analysis"
+def _pathological_analysis(found: _Found) -> Section:
+    title, quality = "Pathological Analysis", found.quality
     if not quality.usable:
         return Section(title, (Entry("", f"Nothing was judged: {_listed(quality.reasons)}.", "rule"),))
-    out = [item for item in flags if item.status in ("low", "high")]
-    judged = [item for item in flags if item.status != "unknown"]
+    judged = [item for item in found.flags if item.status != "unknown"]
     doubts = [Entry("", f"Doubtful recording: {_listed(quality.warnings)}.", "rule")] if quality.warnings else []
-    entries = doubts + [Entry("", item.sentence, "rule") for item in out if item.field != "rr_ms"]
-    if not out and judged:
+    entries = doubts + [Entry("", item.sentence, "rule") for item in found.out if item.field != "rr_ms"]
+    if not found.out and judged:
         entries.append(Entry("", f"All {len(judged)} measurements with a limit lie within it.", "rule"))
-    if is_child(person.age):
+    if is_child(found.person.age):
         entries.append(Entry("", "Nothing was judged: the limits are those of adults.", "rule"))
     elif not judged:
         entries.append(Entry("", "No measurement could be compared with a limit.", "rule"))
-    entries += [Entry("", sentence, "rule") for sentence in cautions(measurements)]
-    return Section(title, (*entries, *_said(title, answers, measurements, person)))
+    entries += [Entry("", sentence, "rule") for sentence in cautions(found.measurements)]
+    return Section(title, (*entries, *_labels(found.reading), *_said(title, found)))
+
+
+def _labels(reading: Reading | None) -> list[Entry]:
+    """Return the classifier's labels, the likeliest first, each with its probability."""
+    if reading is None:
+        return []
+    present = sorted(reading.present, key=lambda code: -reading.probabilities[code])
+    entries = [
+        Entry(STATEMENTS[code].description, f"{reading.probabilities[code]:.2f}", "classifier")
+        for code in present[:_MOST_LABELS]
+    ]
+    if len(present) > _MOST_LABELS:
+        entries.append(Entry(f"{len(present) - _MOST_LABELS} more labels", "not shown", "classifier"))
+    return entries
+
+
+def _rhythm(found: _Found) -> str:
+    """Return the rhythm in a few words: the classifier's rhythm statement, else what the RR intervals show."""
+    if found.reading is not None:
+        rhythms = set(codes_of_kind("rhythm"))
+        for code in found.reading.present:
+            if code in rhythms:
+                return STATEMENTS[code].description
+    return {True: "regular", False: "irregular", None: ""}[found.measurements.regular]
 
 
 def _listed(texts: Sequence[str]) -> str:
@@ -240,41 +318,46 @@ def _listed(texts: Sequence[str]) -> str:
     return "; ".join([*texts[:_MOST_DOUBTS], *more])
 
 
-def _diagnosis(
-    measurements: Measurements, answers: Sequence[ModelAnswer], person: Patient, quality: Quality
-) -> Section:
-    if not quality.usable:
+def _diagnosis(found: _Found) -> Section:
+    if not found.quality.usable:
         return Section("Diagnosis", (Entry("", "No diagnosis: the recording isn't usable.", "rule"),))
-    entries = _said("Diagnosis", answers, measurements, person)
+    entries = _said("Diagnosis", found)
     return Section("Diagnosis", entries or (Entry("", "No diagnosis: no model was asked, and no clinician.", "rule"),))
 
 
-def _said(title: str, answers: Sequence[ModelAnswer], measurements: Measurements, person: Patient) -> tuple[Entry, ...]:
+def _said(title: str, found: _Found) -> tuple[Entry, ...]:
     """Return a section's answers, each followed by its notes and by what contradicts it."""
     entries: list[Entry] = []
-    for answer in answers:
+    for answer in found.answers:
         if answer.section != title:
             continue
-        entries.append(Entry(answer.question, answer.text.strip() or "(the model answered nothing)", "model"))
+        origin: Origin = "abstained" if answer.abstained else "model"
+        entries.append(Entry(answer.question, answer.text.strip() or "(the model answered nothing)", origin))
         entries += [Entry("Note", note, "check") for note in answer.notes]
-        found = contradictions(answer.text, measurements, sex=person.sex, age=person.age)
-        if found:
-            shown = [str(item) for item in found[:_MOST_CONTRADICTIONS]]
-            shown += [f"{len(found) - len(shown)} more"] if len(found) > len(shown) else []
-            entries.append(Entry(_CONTRADICTS, "; ".join(shown) + ".", "check"))
+        against = found.against(answer)
+        for label, by in _CONTRADICTS.items():
+            words = [str(item) for item in against if item.by in by]
+            if words:
+                more = [f"{len(words) - _MOST_CONTRADICTIONS} more"] if len(words) > _MOST_CONTRADICTIONS else []
+                entries.append(Entry(label, "; ".join([*words[:_MOST_CONTRADICTIONS], *more]) + ".", "check"))
     return tuple(entries)
 
 
-def _recommendations(flags: Sequence[Flag], quality: Quality, by_model: bool) -> Section:
-    """Fixed rules only: what a model recommends is no business of a report."""
+def _recommendations(found: _Found, advice: Sequence[Advice], sources: Sequence[Source]) -> Section:
+    """Fixed rules and the knowledge base only: what a model recommends is no business of a report."""
     texts = []
-    if not quality.usable:
+    if not found.quality.usable:
         texts.append("Record the ECG again: the quality of this one doesn't allow a judgment.")
-    if any(item.status in ("low", "high") for item in flags):
+    if found.out:
         texts.append("Have the measurements outside their limits confirmed by a clinician, on the tracing.")
-    if quality.usable and any(item.field in _WANTED and item.shown == "not measured" for item in flags):
+    wanted = (item for item in found.flags if item.field in _WANTED)
+    if found.quality.usable and any(item.shown == "not measured" for item in wanted):
         texts.append("Measure by hand what couldn't be measured automatically.")
-    if by_model:
+    if any(not answer.abstained for answer in found.answers):
         texts.append("Treat the model's sentences as an exercise, not as a finding.")
     texts.append("A normal result here excludes nothing: with symptoms, see a clinician.")
-    return Section("Recommendations", tuple(Entry("", text, "rule") for text in texts))
+    entries = [Entry("", text, "rule") for text in texts]
+    for one in advice:
+        numbers = ", ".join(str(sources.index(source) + 1) for source in one.sources)
+        entries.append(Entry(one.about, f"{one.step} [{numbers}]", "knowledge"))
+    return Section("Recommendations", tuple(entries))

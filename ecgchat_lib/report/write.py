@@ -1,6 +1,8 @@
-"""From a recording to its one-page PDF in one call: measure, ask the model if there is one, lay out, compile.
+"""From a recording to its report in one call: measure, ask the model if there is one, lay out, compile.
 
-Taught in: 13 §6
+The PDF is one A4 page; HTML is one file; Markdown is a file and the tracing's picture beside it.
+
+Taught in: 13 §7
 """
 
 from __future__ import annotations
@@ -8,20 +10,27 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from ecgchat_lib.ecg.measure import measure
-from ecgchat_lib.ecg.paper import describe, draw_paper
+from ecgchat_lib.ecg.paper import describe
 from ecgchat_lib.ecg.quality import judge
 from ecgchat_lib.errors import EcgChatError, ParameterError
+from ecgchat_lib.report.escaping import shorten
+from ecgchat_lib.report.html import report_html
 from ecgchat_lib.report.latex import Engine, compile_pdf, find_engines, move_into_place, render_latex
-from ecgchat_lib.report.sections import QUESTIONS, ModelAnswer, PatientDetails, Report, build_report
+from ecgchat_lib.report.markdown import report_markdown
+from ecgchat_lib.report.picture import save_tracing, tracing_svg
+from ecgchat_lib.report.sections import DESCRIPTION_LIMIT, QUESTIONS, ModelAnswer, PatientDetails, Report, build_report
 
 if TYPE_CHECKING:
     from ecgchat_lib.ecg.recording import Recording
+    from ecgchat_lib.evaluate.classifier import DiagnosisClassifier, Reading
 
-# Height of the tracing in mm and characters of a text, tried in turn until the report is one page.
-_FITS = ((95, 700), (80, 700), (80, 350), (70, 200), (65, 120), (60, 80))
+Kind = Literal["pdf", "html", "md"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+# Least height of the tracing in mm and characters of a text, tried in turn until the report is one page.
+_FITS = ((56, 700), (56, 350), (54, 200), (50, 120), (40, 80))
 
 
 class _Answer(Protocol):
@@ -59,7 +68,8 @@ def ask_for_report(session: Session, recording: Recording) -> tuple[ModelAnswer,
         # What contradicts the measurements is found by the report itself, for any session.
         notes = [note for note in answer.notes if note not in known and not note.startswith("the answer says")]
         known.update(notes)
-        answers.append(ModelAnswer(section, question, answer.text, tuple(notes)))
+        abstained, reason = getattr(answer, "abstained", False), getattr(answer, "reason", "")
+        answers.append(ModelAnswer(section, question, answer.text, tuple(notes), abstained, reason))
     return tuple(answers)
 
 
@@ -79,25 +89,37 @@ def make_report(
     """
     measurements, quality = measure(recording), judge(recording)
     answers = ask_for_report(session, recording) if session is not None and quality.usable else ()
+    reading = _classify(session, recording) if answers else None
     description = describe(recording, measurements, quality=quality)
-    return build_report(recording, measurements, quality, answers, patient=patient, description=description)
+    return build_report(
+        recording, measurements, quality, answers, patient=patient, description=description, reading=reading
+    )
+
+
+def _classify(session: Session | None, recording: Recording) -> Reading | None:
+    """Return what the session's classifier says; None if it has none."""
+    classifier: DiagnosisClassifier | None = getattr(session, "classifier", None)
+    return None if classifier is None else classifier.predict([recording])[0]
 
 
 def write_report(
     recording: Recording,
-    pdf: Path,
+    path: Path,
     *,
+    kind: Kind = "pdf",
     session: Session | None = None,
     patient: PatientDetails | None = None,
     report: Report | None = None,
     engines: Sequence[Engine] | None = None,
     seconds: float = 60.0,
 ) -> Path:
-    """Write a recording's one-page PDF report.
+    """Write a recording's report.
 
     Args:
         recording: the recording.
-        pdf: the file to write; it is replaced only when the new one is complete.
+        path: the file to write; it is replaced only when the new one is complete. Beside a Markdown file stands the
+            tracing's picture, see `picture_beside`.
+        kind: "pdf" (one A4 page), "html" (one file) or "md".
         session: a model that answers questions; without one the report holds measurements only.
         patient: what is known beyond the recording.
         report: the content, if it was made already; `session` and `patient` must then be None.
@@ -105,32 +127,66 @@ def write_report(
         seconds: how long LaTeX may take.
 
     Returns:
-        `pdf`.
+        `path`.
 
     Raises:
-        ParameterError: a report together with a session or patient.
+        ParameterError: an unknown kind; a report together with a session or patient.
         MissingPartError: there is no LaTeX program.
         EcgChatError: LaTeX failed, or the file can't be written.
     """
+    if kind not in KINDS:
+        raise ParameterError(f"kind {kind!r}: expected one of {', '.join(KINDS)}")
     if report is not None and (session is not None or patient is not None):
         raise ParameterError("report: give either the report, or the session and patient that it is made from")
+    path = Path(path)
+    if kind == "pdf":
+        engines = require_engines(engines)  # says what is missing, before a model takes its time
+    content = report or make_report(recording, session=session, patient=patient)
+    with tempfile.TemporaryDirectory(prefix="ecgchat-report-") as folder:
+        if kind == "pdf":
+            made = _one_page(recording, content, Path(folder), tuple(engines or ()), seconds)
+            if made is None:
+                raise EcgChatError(f"{path}: doesn't fit on one page. Shorten the patient's details")
+        elif kind == "html":
+            made = Path(folder) / "report.html"
+            drawn = tracing_svg(
+                recording, f"Tracing of {shorten(content.record, 60)}", shorten(content.description, DESCRIPTION_LIMIT)
+            )
+            made.write_text(report_html(content, tracing=drawn), encoding="utf-8")
+        else:
+            made, beside = Path(folder) / "report.md", picture_beside(path)
+            save_tracing(recording, made.with_suffix(".png"))
+            made.write_text(report_markdown(content, tracing=beside.name), encoding="utf-8")
+            move_into_place(made.with_suffix(".png"), beside)
+        move_into_place(made, path)
+    return path
+
+
+def picture_beside(path: Path) -> Path:
+    """Return where the tracing's picture of a Markdown report stands: `report.md`, `report-tracing.png`."""
+    return path.with_name(f"{path.stem}-tracing.png")
+
+
+def require_engines(engines: Sequence[Engine] | None = None) -> tuple[Engine, ...]:
+    """Return the LaTeX programs, those of this machine if None.
+
+    Raises:
+        MissingPartError: there is none.
+    """
     found = find_engines() if engines is None else tuple(engines)
     if not found:
-        compile_pdf("", Path(pdf), engines=found)  # says what is missing, before a model takes its time
-    content = report or make_report(recording, session=session, patient=patient)
-    with tempfile.TemporaryDirectory(prefix="ecgchat-tracing-") as folder:
-        tracing = Path(folder) / "tracing.pdf"
-        _draw_tracing(recording, tracing)
-        made = Path(folder) / "report.pdf"
-        for height, limit in _FITS:
-            source = render_latex(content, tracing=tracing.name, tracing_mm=height, text_limit=limit)
-            if compile_pdf(source, made, files={tracing.name: tracing}, engines=found, seconds=seconds) == 1:
-                move_into_place(made, Path(pdf))
-                return Path(pdf)
-    raise EcgChatError(f"{pdf}: the report of {recording.name} doesn't fit on one page. Shorten the patient's details.")
+        compile_pdf("", Path("report.pdf"), engines=found)  # raises
+    return found
 
 
-def _draw_tracing(recording: Recording, path: Path) -> None:
-    """Draw the recording on ECG paper as a PDF without dates, so that the same recording gives the same bytes."""
-    nothing = dict.fromkeys(("Creator", "Producer", "CreationDate"))
-    draw_paper(recording).savefig(path, format="pdf", metadata=nothing)
+def _one_page(
+    recording: Recording, content: Report, folder: Path, engines: Sequence[Engine], seconds: float
+) -> Path | None:
+    """Compile the report with less and less of its long texts until it is one page; None if it never is."""
+    tracing, made = folder / "tracing.pdf", folder / "report.pdf"
+    save_tracing(recording, tracing)
+    for least, limit in _FITS:
+        source = render_latex(content, tracing=tracing.name, least_mm=least, text_limit=limit)
+        if compile_pdf(source, made, files={tracing.name: tracing}, engines=engines, seconds=seconds) == 1:
+            return made
+    return None
