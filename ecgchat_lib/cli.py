@@ -27,9 +27,11 @@ from ecgchat_lib.instruct.cli import instruct_app
 Item = TypeVar("Item")
 
 if TYPE_CHECKING:
+    from ecgchat_lib.chat.cli import Call
     from ecgchat_lib.ecg.measure import Measurements
     from ecgchat_lib.ecg.quality import Quality
     from ecgchat_lib.ecg.recording import Recording
+    from ecgchat_lib.report.write import Kind
 
 app = typer.Typer(
     name="ecgchat",
@@ -49,6 +51,10 @@ RECORD_HELP = "A WFDB record, with or without extension; or a csv, npy, h5, EDF 
 SHOWN_FIELDS = ("heart_rate_bpm", "rr_ms", "pr_ms", "qrs_ms", "qrs_global_ms", "qt_ms", "qtc_ms", "axis_deg")
 
 Records = Annotated[list[Path], typer.Argument(metavar="RECORD...", help=RECORD_HELP, show_default=False)]
+ReportRecords = Annotated[
+    list[Path], typer.Argument(metavar="RECORD...", help=f"{RECORD_HELP} Or a folder of them.", show_default=False)
+]
+OUT_HELP = "a file for one recording, a folder for several, with a summary."
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
 Rate = Annotated[
     float | None, typer.Option("--fs", help="Samples per second, for files that don't say it (csv, npy, h5).")
@@ -303,14 +309,24 @@ def chat(
     with_: Annotated[
         str,
         typer.Option(
-            "--with", help="What the model is given: tokens, measurements, labels (with commas), all or none."
+            "--with",
+            help="What the model is given: tokens, labels, measurements, neighbours, knowledge (with commas), all, "
+            "none or default.",
         ),
-    ] = "all",
+    ] = "default",
     stream: Annotated[bool, typer.Option("--stream", help="Print each answer while it is made.")] = False,
     as_json: AsJson = False,
     model: Annotated[
         Path | None,
         typer.Option("--model", metavar="FOLDER", help="A chat model's folder; the course's mini if not given."),
+    ] = None,
+    neighbours: Annotated[
+        Path | None,
+        typer.Option(
+            "--neighbours",
+            metavar="FOLDER",
+            help="An index of recordings with reports, to look up similar ones in; the course's if not given.",
+        ),
     ] = None,
     fs: Rate = None,
     leads: Leads = None,
@@ -322,38 +338,66 @@ def chat(
     records = tuple(path for path in (record, compare) if path is not None)
     if compare is not None and record is None:
         raise typer.BadParameter("give the earlier RECORD too", param_hint="--compare")
-    call = Call(records, tuple(message or ()), batch, with_, stream, as_json, model, fs, leads, unit)
-    if worst := run(call, _read, _complain):
+    call = Call(records, tuple(message or ()), batch, with_, stream, as_json, model, neighbours, fs, leads, unit)
+    if worst := run(call, _read, _complain, lambda *asked: _report_beside(call, *asked)):
         raise typer.Exit(worst)
+
+
+def _report_beside(call: Call, recording: Recording, path: Path, kind: Kind) -> None:
+    """Write the report that is asked for in a conversation: the same model, in a conversation of its own."""
+    from ecgchat_lib.chat.session import load_chat
+    from ecgchat_lib.report import write_report
+
+    session = load_chat(call.model, with_=call.with_, neighbours=call.neighbours)
+    write_report(recording, path, kind=kind, session=session)
 
 
 @app.command()
 def report(
-    records: Records,
-    pdf: Annotated[
-        Path,
-        typer.Option("--pdf", help="Where to write: a file for one record, a folder for several.", show_default=False),
-    ],
+    records: ReportRecords,
+    pdf: Annotated[Path | None, typer.Option("--pdf", metavar="OUT", help=f"Write PDF: {OUT_HELP}")] = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="OUT", help="The same as one HTML file.")] = None,
+    md: Annotated[Path | None, typer.Option("--md", metavar="OUT", help="The same as Markdown and a picture.")] = None,
+    patient: Annotated[
+        Path | None,
+        typer.Option(
+            "--patient",
+            metavar="FILE",
+            help="YAML or JSON: name, identifier, age, sex, recorded_at, history, medication, symptoms; "
+            "for several recordings below each one's name.",
+        ),
+    ] = None,
+    ask: Annotated[bool, typer.Option(help="Ask the chat model and the classifier, or only measure.")] = True,
+    resume: Annotated[bool, typer.Option(help="Of several: leave alone what is complete and unchanged.")] = True,
     as_json: AsJson = False,
     fs: Rate = None,
     leads: Leads = None,
     unit: Unit = None,
 ) -> None:
-    """Write a one-page PDF report of each recording: tracing, measurements, what the model said."""
-    from ecgchat_lib.chat.session import load_chat
-    from ecgchat_lib.report import write_report
+    """Report on each recording on a page: tracing, measurements, what the model said and what contradicts it."""
+    outputs = {kind: out for kind, out in (("pdf", pdf), ("html", html), ("md", md)) if out is not None}
+    if not outputs:
+        raise typer.BadParameter("give one or more of --pdf, --html and --md", param_hint="--pdf")
+    from ecgchat_lib.report.cli import Call, run_report
 
-    session = None
+    call = Call(tuple(records), outputs, patient, resume, ask, as_json)  # type: ignore[arg-type]
+    if worst := run_report(call, lambda record: _read(record, fs, leads, unit), _complain, _progress):
+        raise typer.Exit(worst)
 
-    def report_one(record: Path) -> None:
-        nonlocal session
-        recording = _read(record, fs, leads, unit)
-        target = pdf if len(records) == 1 and not pdf.is_dir() else pdf / f"{recording.name}.pdf"
-        session = session or load_chat()
-        written = write_report(recording, target, session=session)
-        typer.echo(json_line({"record": recording.name, "pdf": str(written)}) if as_json else str(written))
 
-    _for_each(records, "report", report_one)
+@app.command(name="app")
+def page(
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port of 127.0.0.1.")] = 7860,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", metavar="FOLDER", help="A chat model's folder; the course's mini if not given."),
+    ] = None,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+) -> None:
+    """Serve a page on this computer: drop a recording, see it, ask, take the report along. Not a medical device."""
+    from ecgchat_lib.app import serve
+
+    serve(port, model=model, open_browser=open_browser)
 
 
 def main() -> None:
