@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import dspy
+import numpy as np
 import torch
 
 from ecgchat_lib.chat.language_model import LanguageModel, load_language_model
@@ -212,8 +213,9 @@ def tested(task: Task, program: Any, questions: list[Any], lm: KeptLM) -> dict[s
 
 def difference(before: list[float], after: list[float]) -> dict[str, float]:
     """Return the mean paired difference with its interval; pairs with NaN are left out."""
-    pairs = torch.tensor([(a, b) for a, b in zip(before, after, strict=True) if a == a and b == b]).numpy()
-    return bootstrap_interval(lambda rows: float((rows[:, 1] - rows[:, 0]).mean()), pairs, seed=SEED).as_dict()
+    rows = [(a, b) for a, b in zip(before, after, strict=True) if a == a and b == b]
+    pairs = np.array(rows)
+    return bootstrap_interval(lambda drawn: float((drawn[:, 1] - drawn[:, 0]).mean()), pairs, seed=SEED).as_dict()
 
 
 def compared(task: Task, tuned: Tuned, questions: list[Any], lm: KeptLM) -> dict[str, Any]:

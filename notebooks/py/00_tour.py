@@ -132,7 +132,7 @@ print(f"{QUESTION}\n{answer.text}")
 # %%
 print("There is an answer:", bool(answer.text.strip()))
 print("ECG tokens in the prompt:", tokens.shape[1])
-print("and in words:", *answer.evidence)
+print("and in words:", *(item.text for item in answer.evidence if item.given))
 
 # %% [markdown]
 # Is it right? If it names a rate, then yes, because the measured values stand in the prompt and the model copies them.

@@ -531,7 +531,7 @@ session = load_chat()
 answer = session.ask(data_folder() / "real_sample" / "A0003", QUESTION)
 named = [finding.name for finding, affirmed in claims(answer.text) if affirmed]
 print("it says something:", bool(answer.text), " it names:", ", ".join(named) or "no finding of the list")
-print("\n".join(answer.evidence))
+print("\n".join(item.text for item in answer.evidence if item.given))
 
 # %% [markdown]
 # ## Recap

@@ -1,4 +1,4 @@
-"""Exercises of notebook 13: LaTeX escaping, a flag with its borders, and an answer against a measurement."""
+"""Exercises of notebook 13: LaTeX escaping, a flag with its borders, an answer against a measurement, and margins."""
 
 from __future__ import annotations
 
@@ -142,6 +142,62 @@ def _nan_contradicts(answer: str, measured_bpm: float) -> bool:
     return found is not None and not abs(float(found.group(1)) - measured_bpm) <= 5
 
 
+def disputes(affirmed: bool, probability: float | None, threshold: float, margin: float) -> bool:
+    """Reference of 13.4: whether a classifier is sure enough to contradict a statement of a finding."""
+    if probability is None:
+        return False
+    if affirmed:
+        return probability < margin * threshold
+    return probability >= threshold + margin * (1 - threshold)
+
+
+_Disputes = Callable[[bool, float | None, float, float], bool]
+
+
+def _verify_disputes(answer: _Disputes, rng: Any) -> None:
+    cases = (
+        (True, 0.31, 0.36, False, "It is below the threshold, but not below a quarter of it: too near to be sure."),
+        (True, 0.01, 0.36, True, "An affirmed finding that is far below its threshold is disputed."),
+        (False, 0.55, 0.5, False, "It is above the threshold, but the way to 1 has only begun."),
+        (False, 0.9, 0.5, True, "A denied finding that is far above its threshold is disputed."),
+        (True, 0.9, 0.5, False, "The answer affirms what the classifier says; they agree."),
+        (False, 0.01, 0.5, False, "The answer denies what the classifier doesn't say; they agree."),
+        (True, 0.0, 0.5, True, "0.0 is a probability, and a sure one; only None means that nobody knows."),
+        (False, 0.625, 0.5, True, "The border belongs to the disputed side: at least a quarter of the way."),
+        (True, None, 0.5, False, "None: the classifier doesn't know the finding, so it has nothing to say."),
+        (False, None, 0.5, False, "None: the classifier doesn't know the finding, so it has nothing to say."),
+    )
+    for affirmed, probability, threshold, expected, why in cases:
+        try:
+            found = answer(affirmed, probability, threshold, 0.25)
+        except TypeError:
+            if probability is not None:
+                raise
+            raise Misconception("None can't be compared with a number. Ask `probability is None` first.") from None
+        if found is None or bool(found) != expected:
+            raise Misconception(
+                f"affirmed {affirmed}, probability {probability}, threshold {threshold}, margin 0.25: expected "
+                f"{expected}, found {found!r}. {why}"
+            )
+    for _ in range(40):
+        affirmed, (chance, limit, margin) = bool(rng.integers(2)), (float(x) for x in rng.uniform(0, 1, 3))
+        expected = disputes(affirmed, chance, limit, margin)
+        what = f"affirmed {affirmed}, probability {chance:.3f}, threshold {limit:.3f}, margin {margin:.3f}"
+        expect_equal(bool(answer(affirmed, chance, limit, margin)), expected, what)
+
+
+def _no_margin(affirmed: bool, probability: float | None, threshold: float, margin: float) -> bool:
+    return probability is not None and (probability < threshold if affirmed else probability >= threshold)
+
+
+def _one_direction(affirmed: bool, probability: float | None, threshold: float, margin: float) -> bool:
+    return probability is not None and probability < margin * threshold
+
+
+def _zero_is_unknown(affirmed: bool, probability: float | None, threshold: float, margin: float) -> bool:
+    return bool(probability) and disputes(affirmed, probability, threshold, margin)
+
+
 EXERCISES = (
     Exercise(
         id="13.1",
@@ -180,6 +236,19 @@ EXERCISES = (
             ("takes the first number for the rate", _first_number),
             ("compares texts, not numbers", _substring),
             ("lets NaN contradict", _nan_contradicts),
+        ),
+    ),
+    Exercise(
+        id="13.4",
+        title="Contradict with a margin",
+        difficulty=2,
+        minutes=10,
+        verify=_verify_disputes,
+        reference=disputes,
+        wrong=(
+            ("disputes whatever lies on the other side of the threshold", _no_margin),
+            ("forgets whether the answer affirms or denies", _one_direction),
+            ("takes 0.0 for unknown", _zero_is_unknown),
         ),
     ),
 )
