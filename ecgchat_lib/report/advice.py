@@ -24,7 +24,7 @@ ENTRY_OF_FLAG: Mapping[tuple[str, str], str] = {
     ("pr_ms", "low"): "short-pr-interval",
     ("pr_ms", "high"): "first-degree-av-block",
     ("qrs_ms", "high"): "qrs-duration",
-    ("qtc_ms", "low"): "short-qt-syndrome",
+    ("qtc_ms", "low"): "qt-interval",  # a short value is seldom the syndrome: measure again first
     ("qtc_ms", "high"): "long-qt-interval",
     ("axis_deg", "low"): "left-axis-deviation",
     ("axis_deg", "high"): "electrical-axis",  # right of its limit, or in no man's land
@@ -32,13 +32,13 @@ ENTRY_OF_FLAG: Mapping[tuple[str, str], str] = {
 # An entry's `codes` name every statement that can be a sign of it, so that one statement leads to several entries. Here
 # is the one that is about the statement itself. What is too vague for that (SVARR, EL, 2AVB, PRC(S)) is left out.
 _CODES_OF_ENTRY: Mapping[str, str] = {
-    "anterior-infarction": "AMI ASMI ALMI INJAS INJAL",
-    "inferior-infarction": "IMI ILMI IPMI IPLMI INJIN INJIL",
-    "lateral-infarction": "LMI INJLA",
+    "anterior-infarction": "AMI ASMI ALMI",
+    "inferior-infarction": "IMI ILMI IPMI IPLMI",
+    "lateral-infarction": "LMI",
     "posterior-infarction": "PMI",
     "left-ventricular-aneurysm": "ANEUR",
     "pathological-q-waves": "QWAVE",
-    "subendocardial-ischemia": "ISC_ ISCAL ISCIN ISCAS ISCLA ISCAN ISCIL",
+    "subendocardial-ischemia": "ISC_ ISCAL ISCIN ISCAS ISCLA ISCAN ISCIL INJAS INJAL INJIN INJIL INJLA",
     "st-elevation": "STE_",
     "st-depression": "STD_",
     "t-wave-inversion": "INVT",
