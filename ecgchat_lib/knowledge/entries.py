@@ -47,6 +47,10 @@ PARTS: Mapping[str, str] = {  # heading in the file → field of `Entry`
     "Causes": "causes",
     "What to do next": "next_steps",
 }
+LINE_PARTS: Mapping[str, str] = {  # field of `Entry` → its heading, in the order of the file
+    "statement": "What it is",
+    **{name: heading for heading, name in PARTS.items()},
+}
 FRONT = ("title", "kind", "aliases", "codes", "urgency", "sources", "related")
 MAX_BYTES = 64_000  # of one file; an entry has 1 to 4 kB
 _ID = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
@@ -334,9 +338,15 @@ def _items(path: Path, heading: str, block: str) -> Iterator[str]:
             lines += line.split()
 
 
+def parts_of(entry: Entry) -> tuple[tuple[str, str], ...]:
+    """Return (part, line) of each line of an entry, in the order of the file; the part is one of `LINE_PARTS`."""
+    items = ((name, line) for name in PARTS.values() for line in getattr(entry, name))
+    return (("statement", entry.statement), *items)
+
+
 def lines_of(entry: Entry) -> tuple[str, ...]:
     """Return the entry's statement and each item of its parts: what can be quoted, in the order of the file."""
-    return (entry.statement, *entry.criteria, *entry.look_alikes, *entry.causes, *entry.next_steps)
+    return tuple(line for _, line in parts_of(entry))
 
 
 def heading_of(entry: Entry) -> str:

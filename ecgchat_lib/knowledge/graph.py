@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from ecgchat_lib.errors import EcgChatError, ParameterError
 from ecgchat_lib.knowledge.entries import Entry, passage, read_text, read_yaml
+from ecgchat_lib.knowledge.naming import SHORT
 from ecgchat_lib.paths import data_folder
 
 if TYPE_CHECKING:
     from networkx import Graph
 
 TERM_KINDS = ("finding", "drug", "urgency")
-SHORT = 3  # a name of up to so many letters ("AF", "VT") counts only as it is written, capitals included
 _LEAD = r"(?:aV[RLF]|V[1-9]R?|I{1,3})"
 _LEADS = re.compile(
     rf"\b[Ll]eads?\s+({_LEAD}(?:(?:\s*,\s*(?:and\s+|or\s+)?|\s+(?:and|or|to|through)\s+|\s*[-–]\s*){_LEAD})*)\b"
@@ -99,8 +99,8 @@ def mentions(text: str, names: Iterable[str]) -> bool:
     as_written = _spaced(text)
     lowered = as_written.lower()
     for name in names:
-        text, wanted = (as_written, _spaced(name)) if len(name) <= SHORT else (lowered, _spaced(name).lower())
-        if wanted.strip() and (wanted in text or f"{wanted[:-1]}s " in text):
+        spaced, wanted = (as_written, _spaced(name)) if len(name) <= SHORT else (lowered, _spaced(name).lower())
+        if wanted.strip() and (wanted in spaced or f"{wanted[:-1]}s " in spaced):
             return True
     return False
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ecgchat_lib.errors import ParameterError
 from ecgchat_lib.evaluate.bootstrap import Interval, bootstrap_interval
-from ecgchat_lib.knowledge.retrieve import words
+from ecgchat_lib.knowledge.naming import words
 
 OVERLAP = 0.6  # least share of a sentence's words that the passages must hold
 
@@ -106,13 +106,16 @@ def holds_fact(text: str, fact: str) -> bool:
     """Return whether a text states a fact.
 
     A fact that is one number with a unit ("120 ms") is compared as a number. Any other is looked for as it stands,
-    after `normalize`, from a word's beginning; its own numbers are never parts of longer ones.
+    after `normalize`, from a word's beginning to a word's end; a plural "s" or "es" may follow. Its own numbers are
+    never parts of longer ones.
     """
     plain, wanted = normalize(text), normalize(fact)
     alone = _NUMBER.match(wanted)
     if alone and (unit := _UNIT.match(wanted, alone.end())) and unit.end() == len(wanted):
         return any(_same(one, quantities(fact)[0]) for one in quantities(text))
-    end = r"(?![\d]|\.\d)" if wanted[-1:].isdigit() else ""
+    end = r"(?:e?s)?(?!\w)" if wanted[-1:].isalpha() else r"(?!\d|\.\d)"
+    if re.search(r"[^\W\d]\d+$", wanted):  # V4 is not V4R
+        end = r"(?!\w|\.\d)"
     return re.search(rf"(?<![\w.]){re.escape(wanted)}{end}", plain) is not None
 
 
@@ -125,11 +128,6 @@ def correct(answer: str, facts: Iterable[Iterable[str]]) -> bool:
     return all(any(holds_fact(answer, fact) for fact in group) for group in facts)
 
 
-def facts_met(answer: str, facts: Sequence[Iterable[str]]) -> float:
-    """Return the share of the groups of which an answer states a fact."""
-    return sum(correct(answer, [group]) for group in facts) / len(facts)
-
-
 def sentences(text: str) -> list[str]:
     """Return the sentences of a text: it ends at ".", "!", "?" or ";" before a space, and at each line."""
     return [part.strip(" -•") for part in re.split(r"(?<=[.!?;])\s+|\n+", text) if re.search(r"\w", part)]
@@ -139,7 +137,7 @@ def supported(sentence: str, passages: Sequence[str]) -> bool:
     """Return whether passages support a sentence.
 
     They do if each of its numbers stands in them, with the same unit (a number without a unit: with any), and at least
-    `OVERLAP` of its other words without stop words, as `retrieve.words` makes them. A sentence without such words and
+    `OVERLAP` of its other words without stop words, as `naming.words` makes them. A sentence without such words and
     numbers is supported by nothing.
     """
     text = "\n".join(passages)
@@ -177,10 +175,17 @@ def context_recall(gold: Sequence[str], found: Sequence[str], k: int) -> float:
     return len(set(gold) & set(found[:k])) / len(set(gold))
 
 
+def precision_at(gold: Sequence[str], found: Sequence[str], k: int) -> float:
+    """Return the share of the first k places that hold a gold entry; with g gold entries at most g / k."""
+    _check(gold, k)
+    return len(set(gold) & set(found[:k])) / k
+
+
 def context_precision(gold: Sequence[str], found: Sequence[str], k: int) -> float:
     """Return the mean of precision@i over the places i ≤ k that hold a gold entry; 0 if none does.
 
-    It is 1 if all gold entries among the first k stand in front. Source: the context precision of Es et al. 2023,
+    It is 1 if all gold entries among the first k stand in front, and with one gold entry it equals the reciprocal rank:
+    it tells the order, where `precision_at` tells how much of what was found is gold. Source: the context precision of Es et al. 2023,
     RAGAS, arXiv 2309.15217, as its library computes it.
     """
     _check(gold, k)
@@ -203,16 +208,24 @@ def _check(gold: Sequence[str], k: int) -> None:
         raise ParameterError(f"{len(gold)} gold entries and k = {k}: expected at least one of each")
 
 
-def mean_interval(values: Sequence[float], *, draws: int = 2000, seed: int = 7) -> Interval:
+def mean_interval(
+    values: Sequence[float], *, groups: Sequence[Hashable] | None = None, draws: int = 2000, seed: int = 7
+) -> Interval:
     """Return the mean over questions with its 95 % percentile interval; questions with NaN are left out.
 
     Args:
         values: one per question. For a paired difference: the differences.
-        draws: resamples of the questions.
+        groups: one key per question (`Question.group`); whole groups are drawn, since near-copies of a question are
+            answered alike. None: single questions are drawn.
+        draws: resamples of the groups.
         seed: of the draws.
 
     Raises:
-        ParameterError: no value is left.
+        ParameterError: no value is left, or there is not one group per value.
     """
-    kept = np.array([value for value in values if not math.isnan(value)], dtype=np.float64)
-    return bootstrap_interval(lambda rows: float(np.mean(rows)), kept, draws=draws, seed=seed)
+    if groups is not None and len(groups) != len(values):
+        raise ParameterError(f"{len(values)} values and {len(groups)} groups: expected one group for each value")
+    rows = [row for row, value in enumerate(values) if not math.isnan(value)]
+    kept = np.array([values[row] for row in rows], dtype=np.float64)
+    units = None if groups is None else [groups[row] for row in rows]
+    return bootstrap_interval(lambda drawn: float(np.mean(drawn)), kept, groups=units, draws=draws, seed=seed)

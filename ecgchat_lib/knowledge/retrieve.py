@@ -1,4 +1,4 @@
-"""Finding entries for a question: by words (BM25), by meaning (MiniLM), by both, and over the knowledge graph.
+"""Finding entries for a question: by words (BM25), by meaning (MiniLM), by both and its names, and over the graph.
 
 All four give entries with a score that only orders them; scores of different retrievers can't be compared. What is
 indexed is the base as it is at that moment: embeddings kept on disk are named by the hash of the texts and the model.
@@ -26,9 +26,10 @@ import numpy as np
 
 from ecgchat_lib.errors import ParameterError, RecordError
 from ecgchat_lib.knowledge import graph as knowledge_graph
-from ecgchat_lib.knowledge.entries import PARTS, Entry, heading_of, lines_of, load_entries, passage
+from ecgchat_lib.knowledge.entries import PARTS, Entry, heading_of, lines_of, load_entries, passage, read_text
+from ecgchat_lib.knowledge.naming import Names, without_intent, words
 from ecgchat_lib.models import PARTS as MODEL_PARTS
-from ecgchat_lib.paths import cache_folder
+from ecgchat_lib.paths import cache_folder, data_folder
 
 if TYPE_CHECKING:
     from ecgchat_lib.coca.text import ReportEncoder
@@ -39,14 +40,8 @@ CHUNKS = ("whole", "parts", "lines")
 FUSIONS = ("ranks", "scores")
 PIECES = 256  # MiniLM was trained on up to so many word pieces; the rest of a longer text is cut off
 MOST_QUERY = 2000  # characters of a question that are read
-_STOP_WORDS = """
-a about after again all also am an and any are as at be because been before being between both but by can could did do
-does doing down during each few for from further had has have having he her here his how i if in into is it its just may
-me might more most must my no nor not now of off on once one only or other our out over own same she should so some such
-than that the their them then there these they this those through to too under until up upon very was we were what when
-where which while who whom why will with would you your
-"""
-STOP_WORDS = frozenset(_STOP_WORDS.split())
+KEPT = 24  # folders of embeddings in the cache: a base has three, and a benchmark some more
+_KEPT_NAME = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -68,22 +63,6 @@ class Retriever(Protocol):
     def search(self, query: str, top: int = 3) -> list[Hit]:
         """Return up to `top` entries, the best first."""
         ...
-
-
-def words(text: str) -> list[str]:
-    """Return the words of a text that carry meaning: lower case, no stop words, plurals as singulars.
-
-    Source of the plural rule: Harman 1991, How effective is suffixing?, the "S" stemmer.
-    """
-    return [_singular(word) for word in re.findall(r"[a-z0-9]+(?:\.[0-9]+)?", text.lower()) if word not in STOP_WORDS]
-
-
-def _singular(word: str) -> str:
-    if word.endswith("ies") and not word.endswith(("eies", "aies")):
-        return word[:-3] + "y"
-    if word.endswith("es") and not word.endswith(("aes", "ees", "oes")):
-        return word[:-1]
-    return word[:-1] if word.endswith("s") and not word.endswith(("us", "ss")) and len(word) > 3 else word
 
 
 def chunks(entry: Entry, how: str) -> list[str]:
@@ -219,6 +198,8 @@ def embedded(keys: Sequence[str], texts: Sequence[str]) -> EmbeddingIndex:
     with contextlib.suppress(RecordError):
         index = EmbeddingIndex.load(folder)
         if index.keys == list(keys):
+            with contextlib.suppress(OSError):
+                os.utime(folder)  # it is in use: `_keep` removes those that were not read for longest
             return index
     index = EmbeddingIndex(384, kind="exact")
     index.add(keys, embed(texts))
@@ -228,16 +209,35 @@ def embedded(keys: Sequence[str], texts: Sequence[str]) -> EmbeddingIndex:
 
 
 def _keep(index: EmbeddingIndex, folder: Path) -> None:
-    """Write an index beside its place and rename it; another process that was first wins, unless its folder is bad."""
+    """Write an index beside its place and rename it; another process that was first wins, unless its folder is bad.
+
+    Afterwards only the `KEPT` folders that were used last are left: each changed entry makes a new one.
+    """
+    from ecgchat_lib.evaluate.index import EmbeddingIndex
+
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
     try:
         index.save(made)
         if folder.is_dir():
+            with contextlib.suppress(RecordError):
+                if EmbeddingIndex.load(folder).keys == index.keys:
+                    return
             shutil.rmtree(folder, ignore_errors=True)
         os.rename(made, folder)
     finally:
         shutil.rmtree(made, ignore_errors=True)
+    old = sorted((one for one in folder.parent.iterdir() if _KEPT_NAME.fullmatch(one.name)), key=_last_used)
+    for one in old[:-KEPT]:
+        shutil.rmtree(one, ignore_errors=True)
+
+
+def _last_used(folder: Path) -> float:
+    """Return when a folder of the cache was last made or read; 0 if it has just vanished."""
+    try:
+        return folder.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 class Vectors:
@@ -325,18 +325,32 @@ class Hybrid:
         fusion: "ranks" (reciprocal rank fusion, `fuse`) or "scores" (`blend`).
         weight: of the vectors beside BM25's 1.
         constant: of `fuse`; blending needs none.
+        naming: added to the score of an entry that the question names, times how much of the question the name is
+            (`naming.Asked.coverage`); beside ranks in units of one first rank.
+        drop_intent: whether BM25 reads the question without words such as "criteria" and "treatment".
 
     Raises:
-        ParameterError: another fusion.
+        ParameterError: another fusion, or a negative weight.
     """
 
     def __init__(
-        self, bm25: Bm25, vectors: Vectors, *, fusion: str = "scores", weight: float = 1.0, constant: float = 60.0
+        self,
+        bm25: Bm25,
+        vectors: Vectors,
+        *,
+        fusion: str = "scores",
+        weight: float = 1.0,
+        constant: float = 60.0,
+        naming: float = 0.0,
+        drop_intent: bool = False,
     ) -> None:
         if fusion not in FUSIONS:
             raise ParameterError(f"fusion {fusion!r}: expected one of {', '.join(FUSIONS)}")
         self.bm25, self.vectors, self.entries = bm25, vectors, vectors.entries
+        if weight < 0 or naming < 0:
+            raise ParameterError(f"weight {weight}, naming {naming}: expected 0 or more")
         self.fusion, self.weight, self.constant = fusion, weight, constant
+        self.naming, self.drop_intent, self.names = naming, drop_intent, Names(self.entries)
 
     def scores(self, query: str) -> dict[str, float]:
         """Return the score of every entry."""
@@ -344,10 +358,17 @@ class Hybrid:
 
     def scores_of(self, query: str, vector: np.ndarray) -> dict[str, float]:
         """Return the score of every entry for a question and its embedding (384,)."""
-        both = [self.bm25.scores(query), self.vectors.scores_of(vector)]
+        asked = without_intent(query) if self.drop_intent else query
+        both = [self.bm25.scores(asked), self.vectors.scores_of(vector)]
         if self.fusion == "scores":
-            return blend(both, [1.0, self.weight])
-        return fuse([ranking(scores) for scores in both], constant=self.constant, weights=[1.0, self.weight])
+            found, unit = blend(both, [1.0, self.weight]), 1.0
+        else:
+            ranks = [ranking(scores) for scores in both]
+            found, unit = fuse(ranks, constant=self.constant, weights=[1.0, self.weight]), 1 / (self.constant + 1)
+        if self.naming:
+            for name, share in self.names.read(query[:MOST_QUERY]).coverage.items():
+                found[name] = found.get(name, 0.0) + unit * self.naming * share
+        return found
 
     def search(self, query: str, top: int = 3) -> list[Hit]:
         """Return up to `top` entries, the best first.
@@ -435,7 +456,7 @@ class GraphRetriever:
 SETTINGS: dict[str, dict[str, Any]] = {
     "bm25": {"how": "parts", "best": 3, "k1": 0.9, "b": 0.3},
     "vector": {"how": "parts", "best": 2},
-    "hybrid": {"fusion": "scores", "weight": 0.5, "constant": 60.0},
+    "hybrid": {"fusion": "scores", "weight": 0.5, "constant": 60.0, "naming": 2.0, "drop_intent": False},
     "graph": {
         "base": "hybrid",
         "seeds": 10,
@@ -490,9 +511,11 @@ def load_retriever(how: str = "hybrid") -> Retriever:
         MissingPartError: MiniLM isn't on this machine.
         EcgChatError: the knowledge base breaks a rule.
     """
-    return _loaded(how, tuple(load_entries().values()))
+    terms = read_text(data_folder() / "knowledge" / "terms.yml") if how == "graph" else ""
+    return _loaded(how, tuple(load_entries().values()), terms)
 
 
 @lru_cache(maxsize=8)
-def _loaded(how: str, entries: tuple[Entry, ...]) -> Retriever:
+def _loaded(how: str, entries: tuple[Entry, ...], terms: str) -> Retriever:
+    """Return the retriever; `terms` is the text of the file that the graph reads, so that a change makes a new one."""
     return make_retriever(how, {entry.id: entry for entry in entries})

@@ -15,7 +15,6 @@ import copy
 import hashlib
 import io
 import json
-import math
 import os
 import random
 import time
@@ -757,7 +756,7 @@ def knowledge_examples(
 
     made = []
     for one in questions:
-        quoted = best_lines(one.question, retriever.search(one.question, top), most=lines, margin=math.inf)
+        quoted = best_lines(one.question, retriever.search(one.question, top), most=lines)
         row = {
             "passages": _shown_lines([(line.entry.title, line.text) for line in quoted]),
             "question": one.question,
