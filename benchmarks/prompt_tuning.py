@@ -3,7 +3,7 @@
     python benchmarks/prompt_tuning.py [--task findings] [--out data/results/prompt_tuning.json] [--work out/...]
 
 Two tasks: "findings" (which of the findings that retrieval offers is a question about?) and "answers" (answer it from
-retrieved lines). Only questions are used whose gold entry is offered, or whose gold facts stand in the lines: on the
+retrieved lines; it was tried too, and its result is not published). Only questions are used whose gold entry is offered, or whose gold facts stand in the lines: on the
 others no prompt can help. Those of the tune half are split again: examples come from one part, the other scores
 candidates. What was retrieved, the answers and the tuned program are kept in the working folder, so that a run that was
 stopped goes on.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import sys
@@ -27,12 +28,20 @@ import numpy as np
 import torch
 
 from ecgchat_lib.chat.language_model import LanguageModel, load_language_model
-from ecgchat_lib.course.provenance import device, git_commit, library_hash, versions
+from ecgchat_lib.course.provenance import (
+    device,
+    git_commit,
+    keyed_folder,
+    knowledge_hash,
+    library_hash,
+    read_journal,
+    versions,
+)
 from ecgchat_lib.evaluate.bootstrap import bootstrap_interval
 from ecgchat_lib.instruct.teachers import Messages
 from ecgchat_lib.knowledge.metrics import faithfulness, mean_interval
 from ecgchat_lib.knowledge.questions import load_questions
-from ecgchat_lib.knowledge.retrieve import load_retriever
+from ecgchat_lib.knowledge.retrieve import SETTINGS, load_retriever
 from ecgchat_lib.knowledge.tuning import (
     Cost,
     LocalLM,
@@ -118,10 +127,7 @@ class Kept:
 
     def __init__(self, writer: LocalWriter, path: Path) -> None:
         self.writer, self.path, self.seconds = writer, path, 0.0
-        self.answers: dict[str, dict[str, Any]] = {}
-        if path.is_file():
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            self.answers = {row["asked"]: row for row in rows}
+        self.answers: dict[str, dict[str, Any]] = {row["asked"]: row for row in read_journal(path)}
 
     def __call__(self, messages: Messages, temperature: float, max_tokens: int) -> Written:
         """Return the kept answer, or let the writer write."""
@@ -236,7 +242,23 @@ def compared(task: Task, tuned: Tuned, questions: list[Any], lm: KeptLM) -> dict
     }
     for side in sides.values():
         del side["right"], side["support"]
-    return {**sides, "difference": gained, "right_only_with": only}
+    return {**sides, "difference": gained, "right_only_with": only, "mcnemar_p": mcnemar(*map(len, only.values()))}
+
+
+def mcnemar(one: int, other: int) -> float:
+    """Return the exact two-sided p value that so uneven a split of one + other questions is chance.
+
+    Source: McNemar 1947, Note on the sampling error of the difference between correlated proportions.
+    """
+    both = one + other
+    tail = sum(math.comb(both, k) for k in range(min(one, other) + 1)) / 2**both
+    return round(min(1.0, 2 * tail), 4)
+
+
+def chance(testing: list[Any]) -> float:
+    """Return how often one of the offered findings, drawn at random, is a right one."""
+    shares = [len(one.right) / len(one.findings.splitlines()) for one in testing]
+    return round(sum(shares) / len(shares), 4)
 
 
 def by_retrieval(testing: list[Any]) -> dict[str, Any]:
@@ -250,6 +272,7 @@ def stamp(loaded: LanguageModel, load: list[float]) -> dict[str, Any]:
     return {
         "commit": git_commit(project_root()),
         "library_sha256": library_hash(),
+        "knowledge_sha256": knowledge_hash(),
         "device": device(),
         "load_average_before_and_after": load,
         "model": {"name": loaded.name, "sha256": loaded.sha256, "dtype": "float32"},
@@ -267,20 +290,27 @@ def main() -> int:
     given = parser.parse_args()
     task = TASKS[given.task]
     out = given.out or data_folder() / "results" / task.out
-    work = given.work or output_folder() / "prompt_tuning" / given.task
-    work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     load = [round(os.getloadavg()[0], 1)]
+    loaded = load_language_model(quantized=False)
+    work = keyed_folder(
+        (given.work or output_folder() / "prompt_tuning") / given.task,
+        model=loaded.sha256,
+        knowledge=knowledge_hash(),
+        task=asdict(task) | {"metric": task.metric.__name__},
+        retrieval=SETTINGS,
+        shown=[TOP, LINES],
+        seed=SEED,
+    )
     tuning, tune_all = examples_of(given.task, "tune", work)
     testing, test_all = examples_of(given.task, "test", work)
-    loaded = load_language_model(quantized=False)
     kept = Kept(LocalWriter(loaded.model, loaded.tokenizer, together=12), work / "answers.jsonl")
     lm = KeptLM(kept, loaded.name, max_tokens=task.most_tokens)
     tuned = tuned_program(task, lm, tuning, work)
     before = kept.seconds
     results = compared(task, tuned, testing, lm)
     if given.task == "findings":
-        results |= {"first_of_retrieval": by_retrieval(testing)}
+        results |= {"first_of_retrieval": by_retrieval(testing), "chance": chance(testing)}
     shown = {"entries": TOP} | ({"lines": LINES} if given.task == "answers" else {})
     content = {
         "what": task.what + ", before and after prompt tuning",

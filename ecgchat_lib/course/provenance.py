@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -98,3 +99,35 @@ def stamp(root: Path, source: Path, values: Mapping[str, Any], seconds: float) -
         "peak_memory_mb": peak_memory_mb(),
         "versions": versions(),
     }
+
+
+def knowledge_hash() -> str:
+    """Return the sha256 of the knowledge base: entries, questions, sources, limits and terms."""
+    from ecgchat_lib.paths import data_folder
+
+    folder = data_folder() / "knowledge"
+    return hash_files([*folder.rglob("*.md"), *folder.rglob("*.yml")], folder)
+
+
+def keyed_folder(base: Path, **made_with: Any) -> Path:
+    """Return a folder for what may be kept between runs, named by the sha256 of all that it depends on; it is made.
+
+    Args:
+        base: where the folder stands.
+        made_with: what the content depends on, as JSON can hold it: hashes of weights and data, settings, limits.
+    """
+    content = json.dumps(made_with, sort_keys=True, ensure_ascii=True)
+    folder = base / hashlib.sha256(content.encode()).hexdigest()[:24]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def read_journal(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a file with one JSON object a line; a last line that was cut off is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    rows = [json.loads(line) for line in lines[:-1] if line]
+    if lines[-1]:  # without the newline that ends each whole line: mend it, so that the next one starts afresh
+        path.write_bytes(b"".join(line + b"\n" for line in lines[:-1]))
+    return rows

@@ -316,6 +316,32 @@ def blend(parts: Sequence[Mapping[str, float]], weights: Sequence[float]) -> dic
     return total
 
 
+def combine(
+    both: Sequence[Mapping[str, float]],
+    coverage: Mapping[str, float],
+    *,
+    fusion: str,
+    weight: float,
+    constant: float,
+    naming: float,
+) -> dict[str, float]:
+    """Return the scores of `Hybrid` from those of BM25 and of the vectors, and from what the question names.
+
+    Args:
+        both: id → score, of BM25 and of the vectors.
+        coverage: id → share of the question that is the entry's name.
+        fusion, weight, constant, naming: as `Hybrid` takes them.
+    """
+    if fusion == "scores":
+        found, unit = blend(both, [1.0, weight]), 1.0
+    else:
+        ranks = [ranking(scores) for scores in both]
+        found, unit = fuse(ranks, constant=constant, weights=[1.0, weight]), 1 / (constant + 1)
+    for name, share in coverage.items():
+        found[name] = found.get(name, 0.0) + unit * naming * share
+    return found
+
+
 class Hybrid:
     """Both BM25 and vectors, fused by ranks or by scores.
 
@@ -360,15 +386,10 @@ class Hybrid:
         """Return the score of every entry for a question and its embedding (384,)."""
         asked = without_intent(query) if self.drop_intent else query
         both = [self.bm25.scores(asked), self.vectors.scores_of(vector)]
-        if self.fusion == "scores":
-            found, unit = blend(both, [1.0, self.weight]), 1.0
-        else:
-            ranks = [ranking(scores) for scores in both]
-            found, unit = fuse(ranks, constant=self.constant, weights=[1.0, self.weight]), 1 / (self.constant + 1)
-        if self.naming:
-            for name, share in self.names.read(query[:MOST_QUERY]).coverage.items():
-                found[name] = found.get(name, 0.0) + unit * self.naming * share
-        return found
+        coverage = self.names.read(query[:MOST_QUERY]).coverage if self.naming else {}
+        return combine(
+            both, coverage, fusion=self.fusion, weight=self.weight, constant=self.constant, naming=self.naming
+        )
 
     def search(self, query: str, top: int = 3) -> list[Hit]:
         """Return up to `top` entries, the best first.
