@@ -20,11 +20,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import dspy
-import numpy as np
 import torch
 
 from ecgchat_lib.chat.language_model import LanguageModel, load_language_model
@@ -37,7 +37,6 @@ from ecgchat_lib.course.provenance import (
     read_journal,
     versions,
 )
-from ecgchat_lib.evaluate.bootstrap import bootstrap_interval
 from ecgchat_lib.instruct.teachers import Messages
 from ecgchat_lib.knowledge.metrics import faithfulness, mean_interval
 from ecgchat_lib.knowledge.questions import load_questions
@@ -203,25 +202,31 @@ def tested(task: Task, program: Any, questions: list[Any], lm: KeptLM) -> dict[s
     """Return a program's answers to the test questions, what they are worth, and what they cost."""
     before = Cost(**asdict(lm.cost))
     rows = evaluate(program, questions, task.metric, lm)
+    groups = [group_of()[question.id] for question, *_ in rows]
     right = [score for *_, score in rows]
     shown = [(answer, question.passages) for question, answer, _ in rows if "passages" in question]
     support = [faithfulness(answer, [passages]) for answer, passages in shown]
     return {
         "right": right,
         "support": support,
-        "correct": mean_interval(right, seed=SEED).as_dict(),
-        **({"faithfulness": mean_interval(support, seed=SEED).as_dict()} if support else {}),
+        "groups": groups,
+        "correct": mean_interval(right, groups=groups, seed=SEED).as_dict(),
+        **({"faithfulness": mean_interval(support, groups=groups, seed=SEED).as_dict()} if support else {}),
         "words_per_answer": round(sum(len(answer.split()) for _, answer, _ in rows) / len(rows), 1),
         "cost": asdict(lm.cost.since(before)),
         "answers": {question.id: answer for question, answer, _ in rows},
     }
 
 
-def difference(before: list[float], after: list[float]) -> dict[str, float]:
+@cache
+def group_of() -> dict[str, str]:
+    """Return id → group of all questions: those of one group are about the same entries, and drawn together."""
+    return {question.id: question.group for question in load_questions()}
+
+
+def difference(before: list[float], after: list[float], groups: list[str]) -> dict[str, float]:
     """Return the mean paired difference with its interval; pairs with NaN are left out."""
-    rows = [(a, b) for a, b in zip(before, after, strict=True) if a == a and b == b]
-    pairs = np.array(rows)
-    return bootstrap_interval(lambda drawn: float((drawn[:, 1] - drawn[:, 0]).mean()), pairs, seed=SEED).as_dict()
+    return mean_interval([b - a for a, b in zip(before, after, strict=True)], groups=groups, seed=SEED).as_dict()
 
 
 def compared(task: Task, tuned: Tuned, questions: list[Any], lm: KeptLM) -> dict[str, Any]:
@@ -231,7 +236,7 @@ def compared(task: Task, tuned: Tuned, questions: list[Any], lm: KeptLM) -> dict
         "tuned": tested(task, tuned.program, questions, lm),
     }
     gained = {
-        name: difference(sides["baseline"][key], sides["tuned"][key])
+        name: difference(sides["baseline"][key], sides["tuned"][key], sides["tuned"]["groups"])
         for name, key in (("correct", "right"), ("faithfulness", "support"))
         if sides["baseline"][key]
     }
@@ -241,7 +246,7 @@ def compared(task: Task, tuned: Tuned, questions: list[Any], lm: KeptLM) -> dict
         for name, other in (("baseline", "tuned"), ("tuned", "baseline"))
     }
     for side in sides.values():
-        del side["right"], side["support"]
+        del side["right"], side["support"], side["groups"]
     return {**sides, "difference": gained, "right_only_with": only, "mcnemar_p": mcnemar(*map(len, only.values()))}
 
 
@@ -264,7 +269,7 @@ def chance(testing: list[Any]) -> float:
 def by_retrieval(testing: list[Any]) -> dict[str, Any]:
     """Return how often what retrieval ranks first is right: no language model is needed for that."""
     right = [float(one.first in one.right) for one in testing]
-    return {"correct": mean_interval(right, seed=SEED).as_dict()}
+    return {"correct": mean_interval(right, groups=[group_of()[one.id] for one in testing], seed=SEED).as_dict()}
 
 
 def stamp(loaded: LanguageModel, load: list[float]) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from knowledge_by_hand import entities, make_graph, summary, walk
 from ecgchat_lib.errors import ParameterError
 from ecgchat_lib.knowledge import graph as knowledge_graph
 from ecgchat_lib.knowledge import retrieve
-from ecgchat_lib.knowledge.answers import HITS, MARGIN, RANK_BONUS
+from ecgchat_lib.course.provenance import knowledge_hash
+from ecgchat_lib.knowledge.answers import Quoting, QUOTING
 from ecgchat_lib.knowledge.entries import load_entries, passage
 from ecgchat_lib.knowledge.retrieve import (
     CHUNKS,
@@ -134,6 +135,23 @@ def test_embeddings_are_kept_and_follow_the_texts(tmp_path, monkeypatch):
     assert not list((tmp_path / "knowledge").glob(".making-*"))
 
 
+def test_another_process_that_was_first_wins(tmp_path):
+    from ecgchat_lib.evaluate.index import EmbeddingIndex
+
+    def index(value):
+        made = EmbeddingIndex(2, kind="exact")
+        made.add(["a"], np.array([[value, (1 - value**2) ** 0.5]], dtype=np.float32))
+        return made
+
+    folder = tmp_path / ("0" * 32)
+    retrieve._keep(index(0.6), folder)
+    retrieve._keep(index(0.8), folder)
+    assert EmbeddingIndex.load(folder).vectors[0, 0] == pytest.approx(0.6)
+    for number in range(retrieve.KEPT + 3):
+        retrieve._keep(index(0.6), tmp_path / f"{number:032x}")
+    assert len(list(tmp_path.iterdir())) == retrieve.KEPT
+
+
 def test_fusion_of_ranks_by_hand():
     found = fuse([["a", "b"], ["b", "c"]], constant=60)
     assert found == pytest.approx({"a": 1 / 61, "b": 1 / 62 + 1 / 61, "c": 1 / 62})
@@ -227,6 +245,32 @@ def test_the_built_in_base_answers_by_words():
     assert load_retriever("bm25") is load_retriever("bm25")
 
 
+def test_an_entry_that_is_named_comes_first():
+    """By each of its names; without embeddings of the questions this is by words and names alone."""
+    made = load_retriever("hybrid")
+    missed = [
+        name
+        for id_, entry in load_entries().items()
+        for name in entry.names
+        if made.search(f"What are the criteria for {name}?", 1)[0].entry.id != id_
+    ]
+    assert not missed
+
+
+def test_naming_adds_to_the_fused_score(base):
+    bm25, vectors = Bm25(base), Vectors(base, how="parts")
+    plain, named = Hybrid(bm25, vectors), Hybrid(bm25, vectors, naming=0.5)
+    question = "What causes hyperkalemia?"
+    expected = plain.scores(question)
+    expected["hyperkalemia"] += 0.5
+    assert named.scores(question) == pytest.approx(expected, abs=1e-6)
+    assert named.scores(ASKED) == pytest.approx(plain.scores(ASKED), abs=1e-6)  # it names nothing
+    with pytest.raises(ParameterError, match="naming -1"):
+        Hybrid(bm25, vectors, naming=-1.0)
+    dropped = Hybrid(bm25, vectors, drop_intent=True, weight=0.0)
+    assert dropped.scores(question) == pytest.approx(Hybrid(bm25, vectors, weight=0.0).scores("hyperkalemia"), abs=1e-6)
+
+
 @pytest.fixture(scope="module")
 def recorded():
     return json.loads((data_folder() / "results" / "knowledge.json").read_text(encoding="utf-8"))
@@ -238,8 +282,12 @@ def test_settings_are_those_that_were_chosen(recorded):
 
 
 def test_quotes_are_made_as_was_chosen(recorded):
-    chosen = recorded["chosen_on_the_tune_half"]["quote"]["settings"]
-    assert chosen == {"hits": HITS, "margin": MARGIN, "bonus": RANK_BONUS}
+    chosen = recorded["chosen_on_the_tune_half"]["quote"]["hybrid"]["settings"]
+    assert Quoting(**chosen) == QUOTING
+
+
+def test_the_recorded_comparison_is_of_this_base(recorded):
+    assert recorded["stamp"]["knowledge_sha256"] == knowledge_hash()
 
 
 def test_the_recorded_comparison_is_whole(recorded):
