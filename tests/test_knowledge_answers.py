@@ -77,11 +77,11 @@ def test_a_whole_part_is_quoted_where_it_is_asked_for(hits, shipped):
 
 
 def test_a_named_entry_is_quoted_alone_and_two_both(hits):
-    assert {line.entry.id for line in quote("hyperkalemia with arrest", hits).lines} == {"hyperkalemia"}
+    assert {line.entry.id for line in quote("Tell me about hyperkalemia", hits).lines} == {"hyperkalemia"}
     both = quote("How does hyperkalemia differ from LBBB?", hits).lines
     assert {line.entry.id for line in both[:2]} == {"hyperkalemia", "left-bundle-branch-block"}
     everything = replace(QUOTING, focus=1.01, ratio=0.9, floor=-1.0)
-    assert quote("hyperkalemia with arrest", hits, how=everything).entries[0].id == "left-bundle-branch-block"
+    assert quote("Tell me about hyperkalemia", hits, how=everything).entries[0].id == "left-bundle-branch-block"
 
 
 def test_far_from_everything_is_nothing_quoted(hits):

@@ -246,7 +246,7 @@ def test_the_built_in_base_answers_by_words():
 
 
 def test_an_entry_that_is_named_comes_first():
-    """By each of its names; without embeddings of the questions this is by words and names alone."""
+    """It is asked for by each of its names."""
     made = load_retriever("hybrid")
     missed = [
         name

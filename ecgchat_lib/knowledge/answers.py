@@ -217,7 +217,7 @@ def number_units(question: str) -> frozenset[str] | None:
     text = " ".join(question.lower().split())
     if not _ASKS_NUMBER.search(text):
         return None
-    return frozenset().union(*(units for cue, units in _UNITS_ASKED if re.search(cue, text)))
+    return frozenset[str]().union(*(units for cue, units in _UNITS_ASKED if re.search(cue, text)))
 
 
 def fits(question: str, hits: Sequence[Hit], asked: Asked, names: Names) -> list[LineFit]:

@@ -25,7 +25,7 @@ where which while who whom why will with would you your
 STOP_WORDS = frozenset(_STOP_WORDS.split())
 _INTENT_WORDS = """
 apart ask called cause caused check come criteria criterion define defined definition describe differ difference
-distinguish due ecg electrocardiogram explain favor find finding first found give given handle handled happen kind know
+distinguish done due ecg electrocardiogram explain favor find finding first found give given handle handled happen kind know
 known lead let like list look made make manage managed management mean meant mimic mistaken name need next order
 patient please possible put reason recognize recognized recommend recommended resemble say see seen separate show shown
 sign somebody someone step suspect take tell test treat treated treatment trigger usual usually versus
@@ -48,7 +48,8 @@ _CUES: tuple[tuple[str, str], ...] = (  # the first that a question holds decide
     (
         "criteria",
         r"criteri|how (?:wide|long|short|fast|slow|high|low|deep|small|big|large|tall|many|much)|limit|above|below|"
-        r"recogni[sz]ed?|looks? like|\bsigns?\b|from (?:what|which)|up to (?:what|which)|normal range|cut-?off",
+        r"recogni[sz]ed?|looks? like|\bsigns?\b|from (?:what|which)|up to (?:what|which)|normal range|cut-?off|"
+        r"what is (?:the |a )?normal|\bshows? (?:in|on|up)\b|^where\b",
     ),
     (
         "statement",
