@@ -88,7 +88,10 @@ FOLDS, PERMUTED = 5, 20
 COST_OF_A_WORD = 0.001  # a quote is chosen by the share of right answers, less this for each word
 WORSE = 0.005  # by so much at most may names make questions worse that name nothing
 ORDER = "What are the criteria for {name}?"  # with each title and alias, the entry itself is to come first
-GLOBAL = [(3, 0.0, 60.0), *itertools.product((1, 3), (0.05, 0.1, 0.25, 0.5), (10.0, 60.0))]  # opened, overview, constant
+GLOBAL = [
+    (3, 0.0, 60.0),
+    *itertools.product((1, 3), (0.05, 0.1, 0.25, 0.5), (10.0, 60.0)),
+]  # opened, overview, constant
 Search = Callable[[Question], Sequence[str]]
 
 
@@ -376,7 +379,9 @@ def choose_floor(quotes: Quotes, how: Quoting, tune: Sequence[Question], outside
     for floor in (round(0.02 * k, 2) for k in range(41)):
         answered = sum(value >= floor for value in inside) / len(inside)
         refused = sum(value < floor for value in others) / len(others)
-        tried.append(({"floor": floor, "answered": round(answered, 4), "refused": round(refused, 4)}, answered + refused))
+        tried.append(
+            ({"floor": floor, "answered": round(answered, 4), "refused": round(refused, 4)}, answered + refused)
+        )
     best = best_of(tried)["settings"]
     about = {"questions": len(inside), "outside": len(others), "outside_that_name_an_entry": len(ids) - len(others)}
     return best | about | {"chosen_by": "share answered plus share refused"}
@@ -417,8 +422,10 @@ def controls(
 
 def in_three_lines(entries: Sequence[Entry], question: Question) -> float:
     """Return 1.0 if some `MOST_LINES` lines of the entries state all facts, under their titles as quotes have them."""
-    told = [[f"{entry.title}: {line}" for entry in entries for line in lines_of(entry) if states(entry, line, group)]
-            for group in question.facts]
+    told = [
+        [f"{entry.title}: {line}" for entry in entries for line in lines_of(entry) if states(entry, line, group)]
+        for group in question.facts
+    ]
     return float(len(question.facts) <= MOST_LINES and all(told))
 
 
@@ -738,7 +745,10 @@ def write_all(
         tried[f"written from {notes} lines"] = answer_table(tune, said, shown, entries)["hybrid"]
     quotes = Quotes(names, tune, found["hybrid"])
     lines = [quotes.lines(q, quoting) for q in tune]
-    said, shown = {"hybrid": [answer_of(one).text for one in lines]}, {"hybrid": [list(map(told, one)) for one in lines]}
+    said, shown = (
+        {"hybrid": [answer_of(one).text for one in lines]},
+        {"hybrid": [list(map(told, one)) for one in lines]},
+    )
     tried["quoted"] = answer_table(tune, said, shown, entries)["hybrid"]
     content["quoted_and_written_on_the_tune_half"] = {"questions": len(tune), "with": "hybrid", **tried}
     notes = max((3, 8), key=lambda n: tried[f"written from {n} lines"]["correct"]["value"])

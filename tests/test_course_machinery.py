@@ -490,3 +490,24 @@ print(sorted({"torch", "matplotlib", "papermill", "numpy"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
     assert done.stdout == "[]\n"
+
+
+def test_what_is_kept_between_runs_is_named_by_all_it_depends_on(tmp_path):
+    from ecgchat_lib.course.provenance import keyed_folder
+
+    one = keyed_folder(tmp_path, model="a", settings={"k": 1})
+    assert one.is_dir()
+    assert keyed_folder(tmp_path, settings={"k": 1}, model="a") == one
+    assert keyed_folder(tmp_path, settings={"k": 2}, model="a") != one
+
+
+def test_a_journal_survives_a_line_that_was_cut_off(tmp_path):
+    from ecgchat_lib.course.provenance import read_journal
+
+    path = tmp_path / "journal.jsonl"
+    assert read_journal(path) == []
+    path.write_text('{"asked": 1}\n{"asked": 2}\n{"ask', encoding="utf-8")
+    assert read_journal(path) == [{"asked": 1}, {"asked": 2}]
+    with path.open("a", encoding="utf-8") as file:
+        file.write('{"asked": 3}\n')
+    assert [row["asked"] for row in read_journal(path)] == [1, 2, 3]
