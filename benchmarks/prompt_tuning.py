@@ -3,10 +3,10 @@
     python benchmarks/prompt_tuning.py [--task findings] [--out data/results/prompt_tuning.json] [--work out/...]
 
 Two tasks: "findings" (which of the findings that retrieval offers is a question about?) and "answers" (answer it from
-retrieved lines; it was tried too, and its result is not published). Only questions are used whose gold entry is offered, or whose gold facts stand in the lines: on the
-others no prompt can help. Those of the tune half are split again: examples come from one part, the other scores
-candidates. What was retrieved, the answers and the tuned program are kept in the working folder, so that a run that was
-stopped goes on.
+retrieved lines; it was tried too, and its result is not published). Only questions are used whose gold entry is
+offered, or whose gold facts stand in the lines: on the others no prompt can help. Those of the tune half are split
+again: examples come from one part, the other scores candidates. What was retrieved, the answers and the tuned program
+are kept in the working folder, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Names: what a question names, what is left of it, and the part that it asks for."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -35,7 +36,7 @@ def names():
 def test_names_are_found_from_left_to_right(names, text, expected):
     found = names.find(text)
     assert [name.id for name in found] == expected
-    assert all(name.stop <= other.start for name, other in zip(found, found[1:], strict=False))
+    assert all(name.stop <= other.start for name, other in pairwise(found))
 
 
 def test_each_name_is_found(names):

@@ -185,8 +185,8 @@ def context_precision(gold: Sequence[str], found: Sequence[str], k: int) -> floa
     """Return the mean of precision@i over the places i ≤ k that hold a gold entry; 0 if none does.
 
     It is 1 if all gold entries among the first k stand in front, and with one gold entry it equals the reciprocal rank:
-    it tells the order, where `precision_at` tells how much of what was found is gold. Source: the context precision of Es et al. 2023,
-    RAGAS, arXiv 2309.15217, as its library computes it.
+    it tells the order, where `precision_at` tells how much of what was found is gold. Source:
+    the context precision of Es et al. 2023, RAGAS, arXiv 2309.15217, as its library computes it.
     """
     _check(gold, k)
     at, right = [], 0

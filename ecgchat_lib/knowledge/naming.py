@@ -1,4 +1,4 @@
-"""Which entries a question names, and what it asks for besides: the name, the words left over, and the part of an entry.
+"""Which entries a question names, and what it asks for besides: the name, the words left over, and the part.
 
 Retrieval by likeness can rank a neighbor above the very entry that a question names; so names are looked up in a table.
 Taught in: 14 §4
@@ -25,8 +25,8 @@ where which while who whom why will with would you your
 STOP_WORDS = frozenset(_STOP_WORDS.split())
 _INTENT_WORDS = """
 apart ask called cause caused check come criteria criterion define defined definition describe differ difference
-distinguish done due ecg electrocardiogram explain favor find finding first found give given handle handled happen kind know
-known lead let like list look made make manage managed management mean meant mimic mistaken name need next order
+distinguish done due ecg electrocardiogram explain favor find finding first found give given handle handled happen kind
+know known lead let like list look made make manage managed management mean meant mimic mistaken name need next order
 patient please possible put reason recognize recognized recommend recommended resemble say see seen separate show shown
 sign somebody someone step suspect take tell test treat treated treatment trigger usual usually versus
 """
@@ -104,8 +104,8 @@ class Asked:
         rest: the question without these names.
         content: its words outside the names that are no intent words; each once.
         part: `asked_part` of it.
-        coverage: id → how much of the question is the entry's name, 0 to 1: the idf of the name's words over that of all
-            words but the intent words outside names.
+        coverage: id → how much of the question is the entry's name, 0 to 1: the idf of the name's words over that of
+            all words but the intent words outside names.
     """
 
     names: tuple[Name, ...]

@@ -330,7 +330,10 @@ def combine(
     Args:
         both: id → score, of BM25 and of the vectors.
         coverage: id → share of the question that is the entry's name.
-        fusion, weight, constant, naming: as `Hybrid` takes them.
+        fusion: one of `FUSIONS`.
+        weight: of the vectors.
+        constant: of `fuse`.
+        naming: weight of the coverage.
     """
     if fusion == "scores":
         found, unit = blend(both, [1.0, weight]), 1.0
