@@ -318,7 +318,8 @@ class Journal:
             key, files, told = row["record"], row["files"], row["row"]
             texts = [key, row["input"], row["settings"], *files, *files.values(), *told.values()]
             numbers = [int(told["contradictions"]), int(told["abstained"]), float(told["rate"] or 0)]
-            if all(isinstance(text, str) for text in texts) and set(told) == set(COLUMNS) and all(map(isfinite, numbers)):
+            whole = all(isinstance(text, str) for text in texts) and set(told) == set(COLUMNS)
+            if whole and all(map(isfinite, numbers)):
                 self._rows[key] = row
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return
