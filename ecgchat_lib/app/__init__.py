@@ -109,7 +109,9 @@ def serve(
     import threading
 
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # being ended must remove the uploads too
+        for name in ("SIGTERM", "SIGHUP"):  # being ended, or losing the terminal, must remove the uploads too
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), signal.default_int_handler)
     page = start(port, load=load, model=model, open_browser=open_browser)
     try:
         print(f"{page.url} (Ctrl+C ends it)", file=sys.stderr, flush=True)
