@@ -419,7 +419,7 @@ def test_a_lost_terminal_ends_the_page_tidily(monkeypatch):
             self.closed = True
 
     kept = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM)}
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, lambda *_: None)
     opened = Opened()
     monkeypatch.setattr(app, "start", lambda *given, **options: opened)
     try:

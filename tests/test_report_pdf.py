@@ -148,7 +148,7 @@ def test_no_medication_is_left_out(tmp_path):
     assert pages(pdf) == 1
     assert squeezed(DRUGS) in text_of(pdf)
     endless = dataclasses.replace(patient, medication=DRUGS * 10)
-    with pytest.raises(EcgChatError, match="medication doesn't fit"):
+    with pytest.raises(EcgChatError, match="all but the medication was cut"):
         write_report(sample, tmp_path / "r.pdf", patient=endless)
 
 

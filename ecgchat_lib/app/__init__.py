@@ -110,8 +110,9 @@ def serve(
 
     if threading.current_thread() is threading.main_thread():
         for name in ("SIGTERM", "SIGHUP"):  # being ended, or losing the terminal, must remove the uploads too
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), signal.default_int_handler)
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup has it ignored
+                signal.signal(number, signal.default_int_handler)
     page = start(port, load=load, model=model, open_browser=open_browser)
     try:
         print(f"{page.url} (Ctrl+C ends it)", file=sys.stderr, flush=True)

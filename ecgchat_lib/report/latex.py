@@ -42,7 +42,7 @@ from ecgchat_lib.report.sections import (
 
 _MOST_MM = 95  # of the tracing's height
 _DESCRIPTION_LIMIT = 500  # characters
-# What a program may take. TinyTeX's pdflatex makes a report in 128 MB of addresses, with files below 1 MB.
+# What a program may take: several times what a report takes; `benchmarks/report.py` measures it.
 MEMORY_BYTES = {"pdflatex": 512 << 20, "tectonic": 4 << 30}
 FILE_BYTES = 64 << 20  # of each file that it writes
 # The bounds are set by a small Python that then becomes the program: running code between fork and exec, as subprocess

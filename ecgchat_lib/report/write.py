@@ -163,7 +163,8 @@ def write_report(
         if kind == "pdf":
             made = _one_page(recording, content, Path(folder), tuple(engines or ()), seconds)
             if made is None:
-                raise EcgChatError(f"{path}: the medication doesn't fit on one page. Shorten it, or write HTML")
+                told = "doesn't fit on one page, though all but the medication was cut"
+                raise EcgChatError(f"{path}: {told}. Shorten that, or write HTML")
         elif kind == "html":
             made = Path(folder) / "report.html"
             drawn = tracing_svg(
