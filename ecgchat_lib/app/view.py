@@ -185,7 +185,7 @@ def _table(seen: Seen) -> str:
 
 def _quality(seen: Seen) -> str:
     usable = seen.quality.usable
-    doubts = "electrodes look exchanged" if withheld(seen.quality) else "usable, with doubts"
+    doubts = "electrodes look exchanged" if withheld(seen.quality) is not None else "usable, with doubts"
     word = "not usable" if not usable else doubts if seen.quality.warnings else "usable"
     kind = "bad" if not usable else "doubt" if seen.quality.warnings else "good"
     parts = [f'<div class="quality"><h3>Quality</h3><p class="verdict {kind}">{word}</p>']
