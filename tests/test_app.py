@@ -360,7 +360,9 @@ def answered(guard, **scope):
         passed.append(scope)
 
     guard.app = app
-    headers = [(name.encode(), value.encode()) for name, value in {"host": "127.0.0.1:7860", **scope["headers"]}.items()]
+    headers = [
+        (name.encode(), value.encode()) for name, value in {"host": "127.0.0.1:7860", **scope["headers"]}.items()
+    ]
     made = guard({"type": "http", "method": "POST", **scope, "headers": headers}, None, send)
     with contextlib.suppress(StopIteration):
         made.send(None)

@@ -194,7 +194,12 @@ def test_what_a_report_depends_on(tmp_path, monkeypatch):
     monkeypatch.setattr(batch, "_code_digest", lambda: "newer")
     found.append(batch.settings_digest(job, Settings(), None))
     assert len(set(found)) == 5
-    decides = ("chat/questions.yml", "labels/scp_statements.csv", "knowledge/limits.yml", "weights/ecg-chat-mini/manifest.json")
+    decides = (
+        "chat/questions.yml",
+        "labels/scp_statements.csv",
+        "knowledge/limits.yml",
+        "weights/ecg-chat-mini/manifest.json",
+    )
     for name in decides:
         assert any((data_folder() / name).match(pattern) for pattern in batch._DATA)
 

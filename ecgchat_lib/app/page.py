@@ -110,7 +110,9 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        refused = 403 if not self.allows(scope["path"]) else self.refuses(scope["method"], scope["path"], scope["headers"])
+        refused = (
+            403 if not self.allows(scope["path"]) else self.refuses(scope["method"], scope["path"], scope["headers"])
+        )
         if refused:
             head = {"type": "http.response.start", "status": refused, "headers": [(b"content-type", b"text/plain")]}
             await send(head)

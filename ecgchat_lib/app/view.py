@@ -192,7 +192,9 @@ def _quality(seen: Seen) -> str:
     parts.append(_list(safe(warning) for warning in seen.quality.warnings))
     notes = _list(f'<span dir="auto">{safe(note)}</span>' for note in seen.recording.notes)
     parts.append(f"<h4>While reading</h4>{notes}" if notes else "")
-    comments = _list(f'<span dir="auto">{safe(shorten(comment, 200))}</span>' for comment in seen.recording.comments[:20])
+    comments = _list(
+        f'<span dir="auto">{safe(shorten(comment, 200))}</span>' for comment in seen.recording.comments[:20]
+    )
     if comments:
         parts.append(f"<details><summary>What the file's header says</summary>{comments}</details>")
     return f"{''.join(parts)}</div>"

@@ -176,7 +176,11 @@ def find_engines() -> tuple[Engine, ...]:
 
     Tectonic fetches what it lacks from elsewhere, unless told not to; so it can only help where its cache was filled.
     """
-    found = (("pdflatex", shutil.which("pdflatex")), ("pdflatex", _bundled_pdflatex()), ("tectonic", shutil.which("tectonic")))
+    found = (
+        ("pdflatex", shutil.which("pdflatex")),
+        ("pdflatex", _bundled_pdflatex()),
+        ("tectonic", shutil.which("tectonic")),
+    )
     return tuple(Engine(name, (str(path),)) for name, path in found if path)
 
 

@@ -178,7 +178,11 @@ def build_report(
     advice, more = advice_for(flags, reading, tested)
     sources = tuple(dict.fromkeys((*limit_sources, *(source for one in advice for source in one.sources))))
     lines = [
-        Entry(one.about, f"{one.step} [{', '.join(str(sources.index(source) + 1) for source in one.sources)}]", "knowledge")
+        Entry(
+            one.about,
+            f"{one.step} [{', '.join(str(sources.index(source) + 1) for source in one.sources)}]",
+            "knowledge",
+        )
         for one in advice
     ]
     if more:
@@ -381,7 +385,9 @@ def _rules(found: _Found) -> list[Entry]:
     """Return what fixed rules recommend; what a model recommends is no business of a report."""
     texts = []
     if found.why_nothing:
-        why = "check where the electrodes are" if found.quality.usable else "the quality of this one is too low to judge"
+        why = (
+            "check where the electrodes are" if found.quality.usable else "the quality of this one is too low to judge"
+        )
         texts.append(f"Record the ECG again: {why}.")
     if found.out:
         texts.append("Have the measurements outside their limits confirmed by a clinician, on the tracing.")
