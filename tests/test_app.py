@@ -275,9 +275,10 @@ def test_what_a_killed_page_left_is_removed_and_nothing_else(tmp_path):
         visitors_module.sweep(tmp_path)
     assert not dead.exists()
     assert all(path.is_dir() for path in (used, new, tmp_path / "elsewhere"))
-    with Visitors()._folder as root:
-        visitors_module.sweep(Path(root).parent)
-        assert Path(root).is_dir()
+    here = Visitors()
+    visitors_module.sweep(here.root.parent)
+    assert here.root.is_dir()
+    here.close()
 
 
 @pytest.fixture
