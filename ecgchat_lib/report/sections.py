@@ -253,7 +253,7 @@ def shortened(section: Section, limit: int, patient_limit: int | None = None) ->
             return entry
         most = patient_limit if of_patient else limit
         if most is None or (of_patient and entry.label == MEDICATION):
-            return entry
+            most = max(len(entry.label), len(entry.text))  # whole, on one line
         return replace(entry, label=shorten(entry.label, most), text=shorten(entry.text, most))
 
     return replace(section, entries=tuple(short(entry) for entry in section.entries))
