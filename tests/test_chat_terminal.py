@@ -35,6 +35,14 @@ CONTROL_C, CONTROL_D, UP = "\x03", "\x04", "\x1b[A"
 FLAT = Recording("flat", np.zeros((12, 5000), np.float32), 500.0)
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Hear Ctrl-C even where the shell that started the tests in its background told them to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class StandIn:
     """Says each question back, word by word; "stop" sends this process what Ctrl-C sends, "fail" raises an error."""
 

@@ -2,9 +2,9 @@
 
 It reads what is stated ("heart rate of 75", "first-degree AV block", "atrial fibrillation") and compares it with what
 was measured and with what the diagnosis-driven classifier says. The classifier is often wrong itself, so that it
-contradicts only where it is sure; the margins were chosen on one half of PTB-XL's fold 9, and how often right answers
-are marked is reported on the other (`benchmarks/grounding.py`). Silence is no proof that an answer is right, and what
-can't be judged is named by `unchecked`. Taught in: 13 §3.
+contradicts only where it is sure. The margins are set by judgment so far; `benchmarks/grounding.py` measures how often
+right and wrong answers are marked. Silence is no proof that an answer is right, and what can't be judged is named by
+`unchecked`. Taught in: 13 §3.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ class Margins:
 
 
 MARGINS = Margins()
-# What a number in an answer may differ by, in the field's unit: about twice the delineator's own mean error.
+# What a number in an answer may differ by, in the field's unit: wide beside the delineator's own mean errors (1 to
+# 10 ms, data/results/measure_ludb.json), so that only what no rounding or other lead explains is called wrong.
 TOLERANCE = {
     "heart_rate_bpm": 5.0,
     "rr_ms": 50.0,

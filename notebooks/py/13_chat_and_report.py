@@ -266,9 +266,9 @@ for name, said in answers.items():
 # atrial fibrillation there is no PR interval to measure, and an algorithm that reports one is in error, not the reader
 # who says "fibrillation". The report marks a contradiction; it doesn't decide it.
 #
-# How often is a mark right? `benchmarks/grounding.py` says sentences with known truth about half of PTB-XL's fold 9,
-# the half that didn't choose the margins. *Precision*: how much of what is marked is wrong; *recall*: how much of what
-# is wrong is marked. What nobody has run is shown as *not run*.
+# How often is a mark right? `benchmarks/grounding.py` says sentences with known truth about half of the patients of
+# PTB-XL's fold 9; the margins are set by judgment. *Precision*: how much of what is marked is wrong; *recall*: how much
+# of what is wrong is marked. What nobody has run is shown as *not run*.
 
 # %%
 import json
@@ -454,8 +454,8 @@ else:
         print(f"{name:28} n = {found['recordings']:4}  {'  '.join(shares)}")
 
 # %% [markdown]
-# Read such a table twice: which rows differ by more than their intervals, and which row would a product's page have
-# shown? The default was chosen on the other half of the patients.
+# Read such a table twice: which rows differ by more than chance (the file holds each figure's interval), and which row
+# would a product's page have shown?
 #
 # ## 7. The report
 #
