@@ -174,9 +174,9 @@ def _findings(
     if reading is None:
         return
     for code in sorted(reading.present, key=lambda one: -reading.probabilities[one]):
-        entry = entries[ENTRY_OF_CODE[code]] if code in ENTRY_OF_CODE else None
-        if entry is None or entry.urgency == "none":
+        if code not in ENTRY_OF_CODE or entries[ENTRY_OF_CODE[code]].urgency == "none":
             continue
+        entry = entries[ENTRY_OF_CODE[code]]
         how = f"classifier, {reading.probabilities[code]:.2f}"
         if code in tested:
             how += ", right {} times of {} when tested".format(*tested[code])
