@@ -1,8 +1,8 @@
 """What the prompt carries besides the question, and what the answer can be held against: each a line with its source.
 
 Five things, each of which can be left out: the ECG tokens, the classifier's labels, the measurements, the reports of
-the nearest recordings, and what the knowledge base says. How each line is written was chosen by measuring on one half
-of PTB-XL's fold 9 (`benchmarks/grounding.py`, `data/results/grounding.json`). Taught in: 13 §1.
+the nearest recordings, and what the knowledge base says. `benchmarks/grounding.py` compares the ways in
+which each line can be written. Taught in: 13 §1.
 """
 
 from __future__ import annotations
