@@ -137,8 +137,14 @@ def labels_evidence(reading: Reading, record: str, about: str = "") -> tuple[Evi
     """
     named = dict.fromkeys(code for _, finding in find_names(about[:LONGEST_TALK]) for code in sorted(finding.codes))
     more = [code for code in named if code in reading.probabilities and code not in reading.present][:MOST_NAMED]
+    return chances(reading, record, {*reading.present, *more})
+
+
+def chances(reading: Reading, record: str, codes: Iterable[str]) -> tuple[Evidence, ...]:
+    """Return what the classifier says of some statements, the likeliest first; those that it doesn't know are left out."""
     out = []
-    for code in sorted({*reading.present, *more}, key=lambda one: -reading.probabilities[one]):
+    known = {code for code in codes if code in reading.probabilities}
+    for code in sorted(known, key=lambda one: (-reading.probabilities[one], one)):
         chance, limit = reading.probabilities[code], reading.thresholds.get(code)
         beside = "" if limit is None else f", threshold {limit:.0%}".replace("%", " %")
         text = f"{STATEMENTS[code].description}: {chance:.0%}".replace("%", " %") + beside
