@@ -31,6 +31,7 @@ LABELS_FORM = "reader"  # the chat mini's own reader writes its line; or one of 
 NEIGHBOURS_FORM = "findings 3"  # one of `NEIGHBOURS`
 LONGEST_TALK, MOST_NAMED = 5000, 8  # characters searched for names of findings, and statements listed for them
 LONGEST_LINE = 400  # characters of a line that quotes something
+MOST_KNOWN, LONGEST_KNOWN = 1, 200  # entries of the knowledge base that stand in a prompt, and characters of each
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ NEIGHBOURS: Mapping[str, Callable[[Sequence[Neighbour]], list[str]]] = MappingPr
 # --- knowledge
 
 
-def knowledge_lines(hits: Sequence[Hit], most: int = 1, limit: int = 200) -> list[str]:
+def knowledge_lines(hits: Sequence[Hit], most: int = MOST_KNOWN, limit: int = LONGEST_KNOWN) -> list[str]:
     """Return a line for each of the best entries: its summary."""
     from ecgchat_lib.knowledge.entries import summary
 
