@@ -178,7 +178,8 @@ class ChatSession:
         chat: the chat model.
         encoder: ECG-CoCa, whose tokens the model reads.
         turns: (question, answer) pairs about the current recordings.
-        with_: what the model is given about a recording, see `grounding`.
+        with_: what the model is given about a recording, see `grounding`. A question about ECGs in general is answered
+            from the knowledge base all the same: the model isn't asked.
         decoding: how the next token is chosen; greedily, 64 tokens at most, if None.
         classifier: what checks the answers, and stands in the evidence; None: only the measurements do.
         neighbours: where the nearest recordings are looked up; None: prompts go without.

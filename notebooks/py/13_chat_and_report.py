@@ -435,7 +435,7 @@ else:
 # ## 6. What is each part worth?
 #
 # The prompt carries up to five things. Which of them does an answer need? Leave each out in turn, ask the same
-# questions about the same recordings (PTB-XL's fold 9, the half that chose nothing), and count right answers. An
+# questions about the same recordings (half of PTB-XL's fold 9), and count right answers. An
 # **ablation** can disappoint: a part that costs a whole index may add nothing, and one that helps in the mean may hurt
 # where it is wrong.
 #
@@ -448,14 +448,15 @@ if ablation is None:
 else:
     for name, found in ablation["ablation"].items():
         shares = [
-            f"{kind} {found[kind][figure]:.2f}" if kind in found and found[kind].get(figure) is not None else ""
+            "{} {:.2f} ({:.2f} to {:.2f})".format(kind, found[kind][figure], *found[kind]["interval_95"])
             for kind, figure in FIGURES
+            if kind in found and found[kind].get(figure) is not None
         ]
         print(f"{name:28} n = {found['recordings']:4}  {'  '.join(shares)}")
 
 # %% [markdown]
-# Read such a table twice: which rows differ by more than their intervals, and which row would a product's page have
-# shown? The default was chosen on the other half of the patients.
+# Read such a table twice: which rows differ by more than the intervals behind them (95 %, from resampled patients), and
+# which row would a product's page have shown?
 #
 # ## 7. The report
 #
