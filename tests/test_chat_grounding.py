@@ -32,7 +32,7 @@ from ecgchat_lib.chat.neighbours import (
 )
 from ecgchat_lib.chat.projector import Projector
 from ecgchat_lib.chat.scope import Scope
-from ecgchat_lib.chat.session import ChatSession, grounding, why_not
+from ecgchat_lib.chat.session import ChatSession, grounding, load_chat, why_not
 from ecgchat_lib.chat.template import get_template
 from ecgchat_lib.coca.config import MINI
 from ecgchat_lib.coca.model import EcgCoca
@@ -40,7 +40,7 @@ from ecgchat_lib.datasets.manifest import make_manifest
 from ecgchat_lib.ecg.quality import Finding, Quality, judge
 from ecgchat_lib.ecg.recording import read_recording
 from ecgchat_lib.ecg.reversal import swap_electrodes
-from ecgchat_lib.errors import EcgChatError, MissingPartError, RecordError
+from ecgchat_lib.errors import EcgChatError, MissingPartError, ParameterError, RecordError
 from ecgchat_lib.evaluate.classifier import Reading
 from ecgchat_lib.instruct.findings import get_finding
 from ecgchat_lib.knowledge.entries import Citation, load_entries
@@ -338,6 +338,22 @@ def test_what_only_the_classifier_knows_is_told_as_its_word(session):
     assert answer.text.startswith("I wasn't taught that. The classifier")
     assert told.text in answer.text
     assert "40 %, threshold 50 %" in told.text
+
+
+def test_labels_are_the_classifiers_if_asked_for(session):
+    class Knows:
+        def read_features(self, features):
+            return [Reading({"SR": 0.9}, ("SR",), {"SR": 0.5})]
+
+    told = {}
+    for form in ("percent", "prompt"):
+        answer = fresh(session, labels=form, classifier=Knows()).ask(SAMPLE / "A0005", "Rhythm?", max_new_tokens=2)
+        (told[form],) = [item for item in answer.evidence if item.kind == "labels" and item.given]
+    assert told["percent"].text == "Signs: sinus rhythm (90 %)"
+    assert {item.source for item in told.values()} == {"classifier"}
+    assert told["prompt"].text != told["percent"].text
+    with pytest.raises(ParameterError, match="expected one of reader, signs, percent, prompt"):
+        load_chat(labels="poem")
 
 
 def test_exchanged_electrodes_and_missing_leads_are_refused(session):
