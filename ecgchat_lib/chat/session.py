@@ -130,6 +130,7 @@ class _Heard:
     signs: str = ""  # the reader's line
     reading: Reading | None = None
     near: tuple[Neighbour, ...] = ()
+    labels: str = LABELS_FORM  # how the labels are written
 
     def lines(self, with_: frozenset[str]) -> tuple[str, ...]:
         """Return what the prompt says about it in words."""
@@ -156,8 +157,8 @@ class _Heard:
         return tuple(out)
 
     def _labels(self) -> list[Evidence]:
-        if self.reading is not None and (LABELS_FORM != "reader" or not self.signs):
-            form = LABELS_FORM if LABELS_FORM in LABELS else "signs"
+        if self.reading is not None and (self.labels != "reader" or not self.signs):
+            form = self.labels if self.labels in LABELS else "signs"  # a model without a reader
             return [Evidence("labels", LABELS[form](self.reading), "classifier", record=self.recording.name)]
         return [Evidence("labels", self.signs, "reader", record=self.recording.name)] if self.signs else []
 
@@ -185,6 +186,8 @@ class ChatSession:
         neighbours: where the nearest recordings are looked up; None: prompts go without.
         knowledge: what finds entries of the knowledge base; None: prompts go without.
         scope: tells which questions are none for this model; None: every question is asked.
+        labels: how the labels stand in the prompt: "reader" (the chat model's own reader writes them), or one of
+            `grounding.LABELS`, which are the classifier's; `grounding.LABELS_FORM` is the shipped one.
     """
 
     chat: EcgChat
@@ -196,6 +199,7 @@ class ChatSession:
     neighbours: Neighbours | None = None
     knowledge: Retriever | None = None
     scope: Callable[..., Scope] | None = None
+    labels: str = LABELS_FORM
     _heard: list[_Heard] = field(default_factory=list)
     _conversation: Conversation | None = None
 
@@ -357,7 +361,8 @@ class ChatSession:
     def _hear(self, recording: OneRecording) -> _Heard:
         recording = recording if isinstance(recording, Recording) else read_recording(recording)
         near = self.neighbours if "neighbours" in self.with_ else None
-        return hear(recording, self.encoder, self.chat.reader, self.classifier, near)
+        heard = hear(recording, self.encoder, self.chat.reader, self.classifier, near)
+        return replace(heard, labels=self.labels)
 
     def _lines(self, heard: _Heard) -> list[str]:
         """Return what the prompt says about a recording; marks of the template can't be in it."""
@@ -610,6 +615,7 @@ def load_chat(
     with_: str | Iterable[str] = "default",
     decoding: Decoding | None = None,
     neighbours: str | Path | None = None,
+    labels: str = LABELS_FORM,
 ) -> ChatSession:
     """Load a chat model with all that belongs to it and start a session. Loading the same one again is free.
 
@@ -621,9 +627,10 @@ def load_chat(
         decoding: how the next token is chosen; greedily if None.
         neighbours: a folder written by `chat.neighbours.build_neighbours`; None: the course's own, if `with_` has
             "neighbours".
+        labels: how the labels stand in the prompt, see `ChatSession`.
 
     Raises:
-        ParameterError: an unknown name in `with_`.
+        ParameterError: an unknown name in `with_`, or another form of labels.
         MissingPartError: weights, the language model or the neighbours aren't on this machine.
         EcgChatError: a hash differs, or the weights were trained with another encoder.
     """
@@ -633,6 +640,8 @@ def load_chat(
 
     place = Path(folder) if folder is not None else data_folder() / MINI_FOLDER
     given = grounding(with_)
+    if labels != "reader" and labels not in LABELS:
+        raise ParameterError(f"labels {labels!r}: expected one of reader, {', '.join(LABELS)}")
     weights = (data_folder() / ENCODER_FOLDER, data_folder() / CLASSIFIER_FOLDER)
     chat, encoder, classifier = _load_parts(place.resolve(), quantized, device, _state(place, *weights))
     near = None
@@ -648,6 +657,7 @@ def load_chat(
         neighbours=near,
         knowledge=BuiltInKnowledge(),
         scope=within_scope,
+        labels=labels,
     )
 
 
