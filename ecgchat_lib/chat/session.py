@@ -492,7 +492,8 @@ def _abstain(
     """Return what is said instead of an answer because of the question; and what the classifier says, if anything."""
     first, *others = (item.measurements for item in heard)
     if evidence:
-        text += " The classifier, which is a model of its own and often wrong, gives: " + "; ".join(map(str, evidence)) + "."
+        told = (f"{one.record}: {one}" if others else str(one) for one in evidence)
+        text += f" The classifier, which is a model of its own and often wrong, gives: {'; '.join(told)}."
     return Answer(text, question, first, evidence, (), (), True, reason, tuple(others))
 
 
