@@ -446,13 +446,25 @@ def ablate(bench: Bench, conditions: Mapping[str, Condition]) -> None:
 
 # What is said of a finding: every template that the chat was trained with, and paraphrases that it wasn't.
 AFFIRMED = (
-    *(*ANSWERS["present"], *ANSWERS["diagnosis"], *ANSWERS["rhythm without rate"], *TOLD["report"], *TOLD["tag present"]),
+    *(
+        *ANSWERS["present"],
+        *ANSWERS["diagnosis"],
+        *ANSWERS["rhythm without rate"],
+        *TOLD["report"],
+        *TOLD["tag present"],
+    ),
     *("There is {it}.", "I find {it} in this recording.", "The tracing is consistent with {it}.", "{it}."),
     "This looks like {it} to me.",
 )
 DENIED = (
     *(*ANSWERS["absent"], *TOLD["tag absent"]),
-    *("There is no {it}.", "I can't find {it}.", "This ECG is without {it}.", "{it} is absent.", "{it} isn't seen here."),
+    *(
+        "There is no {it}.",
+        "I can't find {it}.",
+        "This ECG is without {it}.",
+        "{it} is absent.",
+        "{it} isn't seen here.",
+    ),
     *("I don’t think that this is {it}.", "{it} can be ruled out."),
 )
 

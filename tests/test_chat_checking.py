@@ -232,7 +232,7 @@ def test_denied_words_and_comparisons_are_held_against_what_was_measured(text, c
 
 
 def test_tolerances_of_intervals_are_twice_the_mean_error_of_measuring():
-    measure = json.loads((data_folder() / "results" / "measure_ludb.json").read_text())["summary"]
+    measure = json.loads((data_folder() / "results" / "measure_ludb.json").read_text())["cross_validation"]["summary"]
     for field in ("rr_ms", "pr_ms", "qrs_ms", "qt_ms"):
         assert 0 <= TOLERANCE[field] - 2 * measure[field]["mean_absolute_ms"] < 1, field
 

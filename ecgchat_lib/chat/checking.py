@@ -212,7 +212,7 @@ def marked(text: str, found: Sequence[Contradiction]) -> str:
 # --- an answer about several recordings
 
 _ECG = r"(?:12[- ]lead\s+)?(?:ecgs?|ekgs?|recordings?|tracings?|traces?)"
-_ALONE = r"(?=\s*(?:[.,;:!?)]|$)|\s+(?:is|was|it|there|shows?|has|had|at|with|and|but|while|whereas)\b)"
+_ALONE = r"(?=\s*(?:[.,;:!?)]|$)|\s+(?:is|was|it|there|shows?|has|had|at|with|and|but|while|whereas|an?|the)\b)"
 _REFERENCES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (which, re.compile(pattern, re.I))
     for which, pattern in (
@@ -279,7 +279,9 @@ def _recordings_meant(text: str, place: int, names: Sequence[str]) -> frozenset[
         named = _named(piece, names)
         if named:
             (one, *more) = named
-            return None if more or (back and len(one) > 1) else one  # "Both ECGs are fast, 110 and 120": which is which?
+            return (
+                None if more or (back and len(one) > 1) else one
+            )  # "Both ECGs are fast, 110 and 120": which is which?
     return None
 
 

@@ -479,10 +479,7 @@ def _classified(heard: Sequence[_Heard], question: str) -> tuple[Evidence, ...]:
     """Return what the classifier says of the findings that a question names."""
     named = {code for _, finding in find_names(question) for code in finding.codes}
     return tuple(
-        one
-        for item in heard
-        if item.reading is not None
-        for one in chances(item.reading, item.recording.name, named)
+        one for item in heard if item.reading is not None for one in chances(item.reading, item.recording.name, named)
     )
 
 

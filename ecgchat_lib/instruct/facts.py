@@ -227,7 +227,6 @@ def _is_denied(place: slice, reach: tuple[list[int], list[int], list[int]]) -> b
     return near is not None and (end is None or end > near)
 
 
-
 def verdicts(text: str) -> list[tuple[str, bool]]:
     """Return whether a text calls the ECG "normal", "borderline" or "abnormal", each with whether it affirms that."""
     return [(one.name, one.affirmed) for one in find_verdicts(text)]
