@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ecgchat_lib.chat.grounding import chance_of, is_said
@@ -273,7 +274,7 @@ def _recordings_meant(text: str, place: int, names: Sequence[str]) -> frozenset[
     """Return the recordings that a place in a text speaks of, by the nearest part of its sentence that names any."""
     begin = max((m.end() for m in _END.finditer(text, 0, place)), default=0)
     cuts = [begin, *(m.start() for m in _PIECE.finditer(text, begin) if m.start() > begin), len(text)]
-    pieces = [text[low:high] for low, high in zip(cuts, cuts[1:], strict=False)]
+    pieces = [text[low:high] for low, high in pairwise(cuts)]
     here = max(k for k, low in enumerate(cuts[:-1]) if low <= place)
     for back, piece in enumerate(reversed(pieces[: here + 1])):
         named = _named(piece, names)

@@ -142,7 +142,7 @@ def labels_evidence(reading: Reading, record: str, about: str = "") -> tuple[Evi
 
 
 def chances(reading: Reading, record: str, codes: Iterable[str]) -> tuple[Evidence, ...]:
-    """Return what the classifier says of some statements, the likeliest first; those that it doesn't know are left out."""
+    """Return what the classifier says of some statements, the likeliest first, as far as it knows them."""
     out = []
     known = {code for code in codes if code in reading.probabilities}
     for code in sorted(known, key=lambda one: (-reading.probabilities[one], one)):

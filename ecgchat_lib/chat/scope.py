@@ -353,8 +353,8 @@ _RULES = tuple(
         r"\b(?:pretend|role ?play|act as (?:if|a|an|though|my)|you are now|you're now|play the part)\b",
         r"\bfrom (?:now|here) on\b|\bnew (?:instructions?|rules?|task)\s*:|"
         r"\bwhatever (?:you|the ecg|it|is) (?:see|show|mea)",
-        rf"\b(?:say|reply|answer|respond|output|write|state|print)\b.{{0,20}}\b(?:only|just|exactly|nothing but)\b.{{0,30}}"
-        rf"(?:{_QUOTE}|:)",
+        r"\b(?:say|reply|answer|respond|output|write|state|print)\b.{0,20}\b(?:only|just|exactly|nothing but)\b"
+        rf".{{0,30}}(?:{_QUOTE}|:)",
         rf"\b(?:only|just|simply) (?:say|reply|answer|output|print|write)\b.{{0,12}}{_QUOTE}|\brepeat after me\b",
         r"\blie (?:to (?:me|him|her|them|the)|about)\b|\bmake (?:something|things|it|them) up\b|\bmake up an?\b|"
         r"\b(?:an?|some) (?:false|fake|made up|untrue|wrong) (?:\w+ ){0,2}(?:rate|rhythm|reading|report|answer|value)",

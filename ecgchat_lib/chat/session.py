@@ -278,8 +278,8 @@ class ChatSession:
 
         if self._decoding().temperature:
             raise ParameterError(
-                f"temperature={self._decoding().temperature}: several questions at once are answered greedily, expected 0. "
-                "Ask them one by one"
+                f"temperature={self._decoding().temperature}: several questions at once are answered "
+                "greedily, expected 0. Ask them one by one"
             )
         known: dict[int, _Heard] = {}  # a recording that is asked about several times is heard once
         out: list[Answer | EcgChatError | None] = [None] * len(asked)
@@ -440,7 +440,7 @@ def _sources(entry: Any) -> str:
 
 
 def _contradicted(text: str, heard: Sequence[_Heard]) -> tuple[tuple[Contradiction, ...], tuple[str, ...]]:
-    """Return what contradicts an answer, and a note on statements of which nobody can tell which recording they mean."""
+    """Return what contradicts an answer, and a note where nobody can tell which recording it means."""
     several = len(heard) > 1
     found = []
     for item in heard:

@@ -114,8 +114,8 @@ def talk(
         session: the model; what was said before is forgotten.
         recordings: one, or several, the earliest first.
         read: reads a further recording; raises `RecordError` if it can't.
-        write_report: writes the report on a recording into a file, as "pdf", "html" or "md", with what the
-            model is given now; it mustn't ask this `session`, whose conversation would be lost. None: there are no reports.
+        write_report: writes the report on a recording into a file, as "pdf", "html" or "md", with what the model is
+            given now; it mustn't ask this `session`, whose conversation would be lost. None: no reports are written.
         keep_history: keep what is typed for the next time, in `HISTORY_FILE`, which only the user can read. A line that
             begins with a space isn't kept, nor is any where the environment variable `NO_HISTORY` is set.
         source: the keyboard, if it isn't standard input.

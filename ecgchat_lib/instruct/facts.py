@@ -234,7 +234,7 @@ def verdicts(text: str) -> list[tuple[str, bool]]:
 
 @lru_cache(maxsize=50_000)
 def find_verdicts(text: str) -> tuple[Word, ...]:
-    """Return where a text calls the ECG "normal", "borderline" or "abnormal"; "no abnormal finding" affirms "normal"."""
+    """Return where a text calls the ECG "normal" (also "no abnormal finding"), "borderline" or "abnormal"."""
     found: list[Word] = []
     for begin, sentence in _sentences(text):
         if _GENERAL.search(sentence) or _OPEN.search(sentence):
