@@ -151,8 +151,8 @@ class Conversation:
             lines: what else stands before this question, such as a line of knowledge; they are dropped with it.
 
         Raises:
-            EcgChatError: the question is empty or doesn't fit into the model with its ECGs; it or a line holds a mark; or
-            the model is in training mode, where its dropout would make the cache wrong.
+            EcgChatError: the question is empty or doesn't fit into the model with its ECGs; it or a line holds a mark;
+            or the model is in training mode, where its dropout would make the cache wrong.
         """
         if self.chat.training:
             raise EcgChatError("the chat model is in training mode. Call chat.eval() before asking")
