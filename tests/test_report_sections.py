@@ -135,7 +135,7 @@ def test_said_and_measured_are_kept_apart_and_contradictions_are_marked():
     entries = report.section("Diagnosis").entries
     assert [entry.origin for entry in entries] == ["model", "check", "check"]
     assert entries[1].text == "cut after 64 tokens"
-    assert "“bradycardia”, but 120 bpm was measured" in entries[2].text
+    assert "“Sinus bradycardia”, but 120 bpm was measured" in entries[2].text
     assert report.by_model
     others = [entry for section in report.sections for entry in section.entries if section.title != "Diagnosis"]
     assert not any("aspirin" in entry.text for entry in others)  # no recommendation comes from a model
