@@ -20,15 +20,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from quality import ALL as ALL_SWAPS
 from quality import NO_ECG, no_ecg, share, spoiled, swapped, white
 from real_records import Real, ptbxl, real_folder
 
-from ecgchat_lib.chat.checking import MARGINS, Margins, contradictions
+from ecgchat_lib.chat.checking import MARGINS, Contradiction, Margins, contradictions
 from ecgchat_lib.chat.checkpoint import load_chat_model, write_text
 from ecgchat_lib.chat.evaluation import RATE_TOLERANCE, Outcome, reduce_answer, summarize
-from ecgchat_lib.chat.grounding import LABELS, NEIGHBOURS, SIGNS, knowledge_lines
+from ecgchat_lib.chat.grounding import (
+    LABELS,
+    LABELS_FORM,
+    LONGEST_KNOWN,
+    MOST_KNOWN,
+    NEIGHBOURS,
+    NEIGHBOURS_FORM,
+    SIGNS,
+    knowledge_lines,
+)
 from ecgchat_lib.chat.mini_data import Material, RecipeConfig, read_material, turns_of
 from ecgchat_lib.chat.mini_recipe import open_encoder
 from ecgchat_lib.chat.model import EcgChat
@@ -39,14 +49,15 @@ from ecgchat_lib.coca.model import EcgCoca
 from ecgchat_lib.course.provenance import device, git_commit, library_hash, versions
 from ecgchat_lib.ecg.measure import Measurements
 from ecgchat_lib.ecg.quality import judge
-from ecgchat_lib.ecg.recording import Recording
+from ecgchat_lib.ecg.recording import Patient, Recording
 from ecgchat_lib.evaluate.classifier import DiagnosisClassifier, Reading, load_classifier
 from ecgchat_lib.evaluate.mini_recipe import split_fold_nine
 from ecgchat_lib.instruct.build import Turn, finding_weights
+from ecgchat_lib.instruct.dialogue import TOLD
 from ecgchat_lib.instruct.facts import numbers
 from ecgchat_lib.instruct.findings import FINDINGS as FINDINGS_ALL
 from ecgchat_lib.instruct.findings import get_finding, presence, rhythm_class
-from ecgchat_lib.instruct.wording import measured_line
+from ecgchat_lib.instruct.wording import ANSWERS, measured_line
 from ecgchat_lib.paths import data_folder, project_root
 
 SEED = 7  # of fold 9's halves (encoder, classifier and chat mini have the same), of the questions and the bootstrap
@@ -77,7 +88,7 @@ class Bench:
     """Everything that is read once."""
 
     def __init__(self, real: Path, work: Path) -> None:
-        self.work = work
+        self.real, self.work = real, work
         self.encoder: EcgCoca
         self.encoder, origin = open_encoder()
         self._encoder_sha256 = origin["sha256"]
@@ -112,6 +123,19 @@ class Bench:
         """What the classifier says of each recording of fold 9."""
         rows = [row for half in self.halves.values() for row in half]
         return dict(zip(rows, self.classifier.read_features(self.cls[rows].numpy()), strict=True))
+
+    @cached_property
+    def patients(self) -> dict[int, Patient]:
+        """Return sex and age of fold 9's patients, for the limits; 300 years stand for "above 89" in PTB-XL."""
+        table = pd.read_csv(self.real / "ptbxl" / "ptbxl_database.csv.gz", usecols=["ecg_id", "age", "sex"])
+        told = {
+            f"{int(one.ecg_id):05d}": Patient(
+                None if pd.isna(one.age) else min(float(one.age), 90.0), {0: "male", 1: "female"}.get(one.sex)
+            )
+            for one in table.itertuples()
+        }
+        records = self.material.manifest["record"]
+        return {row: told.get(records.iloc[row], Patient()) for half in self.halves.values() for row in half}
 
     @cached_property
     def signs(self) -> dict[int, str]:
@@ -362,16 +386,17 @@ def short(found: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-TODAY = Condition(labels="reader")
-QUOTE, FINDINGS = "quote 1", "findings 3"
+TODAY = Condition(labels=LABELS_FORM)
+QUOTE, FINDINGS = "quote 1", NEIGHBOURS_FORM
+SHIPPED_KNOWLEDGE = f"{MOST_KNOWN}x{LONGEST_KNOWN}"
 CHOICES: dict[str, Condition] = {
-    "labels reader": TODAY,
+    "labels reader": replace(TODAY, labels="reader"),
     **{f"labels {form}": replace(TODAY, labels=form) for form in LABELS},
     f"neighbours synthetic {QUOTE}": replace(TODAY, neighbours=f"synthetic: {QUOTE}"),
     f"neighbours synthetic {FINDINGS}": replace(TODAY, neighbours=f"synthetic: {FINDINGS}"),
     f"neighbours real {FINDINGS}": replace(TODAY, neighbours=f"real: {FINDINGS}"),
-    "knowledge after 1x160": replace(TODAY, knowledge="after: 1x160"),
-    "knowledge before 1x160": replace(TODAY, knowledge="before: 1x160"),
+    f"knowledge after {SHIPPED_KNOWLEDGE}": replace(TODAY, knowledge=f"after: {SHIPPED_KNOWLEDGE}"),
+    f"knowledge before {SHIPPED_KNOWLEDGE}": replace(TODAY, knowledge=f"before: {SHIPPED_KNOWLEDGE}"),
 }
 
 
@@ -387,12 +412,12 @@ def choose(bench: Bench, names: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 NOTHING = Condition(tokens=False, measurements=False)
-NEAR, KNOWN = f"synthetic: {FINDINGS}", "after: 1x160"
-ALL = Condition(labels="reader", neighbours=NEAR, knowledge=KNOWN)
+NEAR, KNOWN = f"synthetic: {FINDINGS}", f"after: {SHIPPED_KNOWLEDGE}"
+ALL = Condition(labels=LABELS_FORM, neighbours=NEAR, knowledge=KNOWN)
 CORE: dict[str, Condition] = {
     "none": NOTHING,
     "tokens": replace(NOTHING, tokens=True),
-    "labels": replace(NOTHING, labels="reader"),
+    "labels": replace(NOTHING, labels=LABELS_FORM),
     "measurements": replace(NOTHING, measurements=True),
     "neighbours": replace(NOTHING, neighbours=NEAR),
     "neighbours, real": replace(NOTHING, neighbours=NEAR.replace("synthetic", "real")),
@@ -419,19 +444,60 @@ def ablate(bench: Bench, conditions: Mapping[str, Condition]) -> None:
 # --- the check of answers
 
 
-def statements_about(bench: Bench, row: int) -> list[tuple[str, bool]]:
-    """Return every sentence that can be said of a recording's findings, each with whether it is right.
+# What is said of a finding: every template that the chat was trained with, and paraphrases that it wasn't.
+AFFIRMED = (
+    *(
+        *ANSWERS["present"],
+        *ANSWERS["diagnosis"],
+        *ANSWERS["rhythm without rate"],
+        *TOLD["report"],
+        *TOLD["tag present"],
+    ),
+    *("There is {it}.", "I find {it} in this recording.", "The tracing is consistent with {it}.", "{it}."),
+    "This looks like {it} to me.",
+)
+DENIED = (
+    *(*ANSWERS["absent"], *TOLD["tag absent"]),
+    *(
+        "There is no {it}.",
+        "I can't find {it}.",
+        "This ECG is without {it}.",
+        "{it} is absent.",
+        "{it} isn't seen here.",
+    ),
+    *("I don’t think that this is {it}.", "{it} can be ruled out."),
+)
 
-    Findings that its statements leave open are left out. A denied rhythm stands for itself; an affirmed one too.
+
+def statements_about(bench: Bench, row: int) -> list[tuple[str, bool, bool]]:
+    """Return sentences on a recording's findings: (text, whether it is right, whether it affirms).
+
+    Each finding is affirmed and denied once, in forms that take turns over recordings and findings, and each absent one
+    is told apart from a present one. Findings that the recording's statements leave open are left out. A denied rhythm
+    stands for itself; an affirmed one too.
     """
     said = bench.material.manifest["statements"].iloc[row]
+    known = [(f, there) for f in FINDINGS_ALL if (there := presence(f, said)) is not None]
+    present = [finding.phrase for finding, there in known if there]
     out = []
-    for finding in FINDINGS_ALL:
-        there = presence(finding, said)
-        if there is not None:
-            out.append((f"Yes, this ECG shows {finding.phrase}.", there))
-            out.append((f"No, this ECG does not show {finding.phrase}.", not there))
+    for number, (finding, there) in enumerate(known, start=row):
+        affirmed, denied = (forms[number % len(forms)] for forms in (AFFIRMED, DENIED))
+        out.append((affirmed.format(it=finding.phrase), there, True))
+        out.append((denied.format(it=finding.phrase), not there, False))
+        if present and not there:
+            form = TOLD["either"][number % len(TOLD["either"])]
+            out.append((form.format(one=present[0], other=finding.phrase), True, False))
+            out.append((form.format(one=finding.phrase, other=present[0]), False, True))
     return out
+
+
+def spans(found: Sequence[Contradiction]) -> int:
+    """Return how many places of an answer are marked; what several witnesses contradict counts once."""
+    number, stop = 0, -1
+    for item in sorted(found, key=lambda one: one.start):
+        number += item.start >= stop
+        stop = max(stop, item.stop)
+    return number
 
 
 def marks(bench: Bench, half: str, margins: Margins, *, measured: bool) -> dict[str, Any]:
@@ -446,9 +512,12 @@ def marks(bench: Bench, half: str, margins: Margins, *, measured: bool) -> dict[
     counts: dict[tuple[str, bool], list[bool]] = defaultdict(list)
     for row in bench.halves[half]:
         measurements = bench.material.measured(row) if measured else Measurements()
-        for text, right in statements_about(bench, row):
-            found = contradictions(text, measurements, bench.readings[row], margins=margins)
-            counts["affirmed" if text.startswith("Yes") else "denied", right].append(bool(found))
+        patient = bench.patients[row]
+        for text, right, affirmed in statements_about(bench, row):
+            found = contradictions(
+                text, measurements, bench.readings[row], sex=patient.sex, age=patient.age, margins=margins
+            )
+            counts["affirmed" if affirmed else "denied", right].append(bool(found))
     return mark_figures(counts)
 
 
@@ -504,21 +573,21 @@ def margins_table(bench: Bench) -> dict[str, Any]:
 
 
 def answer_marks(bench: Bench, said: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return how many contradictions a model's answers have, and how often wrong and right ones are marked.
+    """Return how many marked places a model's answers have, and how often wrong and right ones are marked.
 
     Of a yes/no question only the answer's first word was made; it stands for the whole sentence in the model's words.
     """
     counts: dict[tuple[str, bool], list[bool]] = defaultdict(list)
     number = 0
     for row, item in said.items():
-        measurements, reading = bench.material.measured(row), bench.readings[row]
+        measurements, reading, patient = bench.material.measured(row), bench.readings[row], bench.patients[row]
         for text, right, affirmed in _answers(bench, row, item):
-            found = contradictions(text, measurements, reading)
-            number += len(found)
+            found = contradictions(text, measurements, reading, sex=patient.sex, age=patient.age)
+            number += spans(found)
             counts["affirmed" if affirmed else "denied", right].append(bool(found))
     answers = sum(map(len, counts.values()))
     per_answer = round(number / answers, 4) if answers else None
-    return {"answers": answers, "contradictions_per_answer": per_answer, **mark_figures(counts)}
+    return {"answers": answers, "marked_places_per_answer": per_answer, **mark_figures(counts)}
 
 
 def _answers(bench: Bench, row: int, item: Mapping[str, Any]) -> Iterator[tuple[str, bool, bool]]:

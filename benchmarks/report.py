@@ -2,12 +2,14 @@
 
     python benchmarks/report.py [--repeats 3] [--out data/results/report.json]
 
-Hostile: each text of `tests/report_hostile.py` is put into every field that isn't this project's own (name, patient's
-details, header comment, reading note, question and answer). Counted are the PDFs of one page, those whose extracted
-text shows it (as itself, or by its code), and the HTML and Markdown pages with the elements of a harmless report.
+Hostile: each text of `tests/report_hostile.py` is put into each field that isn't this project's own, one field at a
+time. Counted for each field are the PDFs of one page, those that are refused because the text doesn't fit, those whose
+extracted text shows it (as itself, or by its code), the files that LaTeX wrote beside its own, and the HTML and
+Markdown pages with the elements of a harmless report.
 
 Time: the real sample recordings, with the course's chat model. The model's own time (its answers) is told apart from
 everything else: measuring, judging, classifying, drawing, laying out, compiling. One report is made before, untimed.
+And the whole command, from its start to its end, with and without the model.
 
 Memory: the process's resident set after each report of a batch without the language model.
 """
@@ -19,6 +21,7 @@ import dataclasses
 import gc
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -41,11 +44,12 @@ from ecgchat_lib.report.batch import Settings, plan, run
 from ecgchat_lib.report.html import report_html
 from ecgchat_lib.report.latex import FILE_BYTES, MEMORY_BYTES, Engine, compile_pdf, find_engines, render_latex
 from ecgchat_lib.report.markdown import report_markdown
-from ecgchat_lib.report.sections import QUESTIONS, PatientDetails, Report
-from ecgchat_lib.report.write import _FITS, KINDS, make_report, write_report
+from ecgchat_lib.report.picture import save_tracing
+from ecgchat_lib.report.sections import NAME_LIMIT, QUESTIONS, PatientDetails, Report
+from ecgchat_lib.report.write import FITS, KINDS, make_report, write_report
 
 sys.path.insert(0, str(project_root() / "tests"))
-from report_hostile import HOSTILE, expected, squeezed
+from report_hostile import HOSTILE, WORKS_WITH, expected, squeezed, watched
 
 if TYPE_CHECKING:
     from ecgchat_lib.chat.session import Answer, ChatSession
@@ -56,8 +60,10 @@ SAMPLE = data_folder() / "real_sample"
 class Says:
     """A session that says one text."""
 
+    notes = ()
+
     def __init__(self, text: str) -> None:
-        self.text, self.notes = text, (text,)
+        self.text = text
 
     def ask(self, recording: Recording, question: str) -> Says:
         """Say it."""
@@ -82,59 +88,76 @@ class Elements(HTMLParser):
         self.found.append("comment")
 
 
-def hostile_report(text: str) -> Report:
-    """Return a report of a real recording with a text in each field."""
+FIELDS = ("recording's name", "name", "identifier", "history", "medication", "symptoms", "reading note", "answer")
+
+
+def hostile_report(text: str, field: str = "") -> Report:
+    """Return a report of a real recording with a text in one field, and a plain word in the others."""
+    said = dict.fromkeys(FIELDS, "plain") | ({field: text} if field else {})
     sample = read_recording(SAMPLE / "A0001")
-    sample = dataclasses.replace(sample, name=text, notes=(text,), comments=(f"Sx: {text}",))
-    patient = PatientDetails(name=text, identifier=text, history=text, medication=text, age=50.0, sex="male")
-    return make_report(sample, session=Says(text), patient=patient)
+    comment = f"Sx: {said['symptoms']}"
+    sample = dataclasses.replace(
+        sample, name=said["recording's name"], notes=(said["reading note"],), comments=(comment,)
+    )
+    patient = PatientDetails(
+        name=said["name"],
+        identifier=said["identifier"],
+        history=said["history"],
+        medication=said["medication"],
+        age=50.0,
+        sex="male",
+    )
+    return make_report(sample, session=Says(said["answer"]), patient=patient)
 
 
 def count_hostile() -> dict[str, Any]:
-    """Try each hostile text in each format."""
+    """Try each hostile text in each field and each format."""
     markdown = MarkdownIt("commonmark", {"html": True}).enable("table")
 
-    def html_elements(report: Report) -> list[object]:
-        return Elements(report_html(report)).found
+    def elements(report: Report) -> tuple[list[object], list[object]]:
+        return Elements(report_html(report)).found, Elements(markdown.render(report_markdown(report))).found
 
-    def markdown_elements(report: Report) -> list[object]:
-        return Elements(markdown.render(report_markdown(report))).found
-
-    plain = hostile_report("plain")
-    html, md = html_elements(plain), markdown_elements(plain)
-    counts = dict.fromkeys(("pdf_of_one_page", "pdf_shows_the_text", "other_files", "html_safe", "markdown_safe"), 0)
-    failed = []
-    for name, text in HOSTILE.items():
-        report = hostile_report(text)
-        pages, shown, others = _pdf(report, text)
-        good = (pages == 1, shown, others == 0, html_elements(report) == html, markdown_elements(report) == md)
-        counts["pdf_of_one_page"] += pages == 1
-        counts["pdf_shows_the_text"] += shown
-        counts["other_files"] += others
-        counts["html_safe"] += good[3]
-        counts["markdown_safe"] += good[4]
-        if not all(good):
-            failed.append(name)
-    return {"n": len(HOSTILE), "longest_characters": max(map(len, HOSTILE.values())), **counts, "failed": failed}
+    plain = elements(hostile_report(""))
+    names = ("pdf_of_one_page", "pdf_refused", "pdf_shows_the_text", "other_files", "html_safe", "markdown_safe")
+    fields, failed = {}, []
+    for field in FIELDS:
+        counts = dict.fromkeys(names, 0)
+        for name, text in HOSTILE.items():
+            report = hostile_report(text, field)
+            pages, shown, others = _pdf(report, text)
+            safe = [one == other for one, other in zip(elements(report), plain, strict=True)]
+            for key, count in zip(names, (pages == 1, pages == 0, shown, others, *safe), strict=True):
+                counts[key] += count
+            if not (pages <= 1 and (shown or not pages) and not others and all(safe)):
+                failed.append(f"{field}: {name}")
+        fields[field] = counts
+    longest = max(map(len, HOSTILE.values()))
+    return {"n_per_field": len(HOSTILE), "longest_characters": longest, "fields": fields, "failed": failed}
 
 
 def _pdf(report: Report, text: str) -> tuple[int, bool, int]:
-    """Return pages, whether the text is shown, and how many other files were written."""
+    """Return pages (0: it is refused), whether the text is shown, and how many files LaTeX wrote beside its own."""
     with tempfile.TemporaryDirectory() as folder:
-        pdf = Path(folder) / "r.pdf"
+        pdf, left = Path(folder) / "r.pdf", Path(folder) / "left"
+        engines = [watched(one, left) for one in find_engines()[:1]]
         try:
-            write_report(read_recording(SAMPLE / "A0001"), pdf, report=report)
+            write_report(read_recording(SAMPLE / "A0001"), pdf, report=report, engines=engines)
         except EcgChatError as error:
             print(error)
-            return 0, False, len(list(Path(folder).iterdir()))
+            return 0, False, _others(left)
         with pypdfium2.PdfDocument(pdf) as document:
             pages = len(document)
             page = squeezed("".join(page.get_textpage().get_text_bounded() for page in document))
         # A page that would overflow shows less of a long text, and says so.
+        limits = {NAME_LIMIT, *(limit for _, *both in FITS for limit in both)}
         wanted = (
-            expected(text, lambda c: escaping._one(c) is not None, limit, escaping._LONGEST_CODES) for _, limit in _FITS
+            expected(text, lambda c: escaping._one(c) is not None, one, escaping._LONGEST_CODES) for one in limits
         )
-        return pages, any(one in page for one in wanted), len(list(Path(folder).iterdir())) - 1
+        return pages, any(one in page for one in wanted), _others(left)
+
+
+def _others(left: Path) -> int:
+    return len(set(left.read_text(encoding="utf-8").split()) - WORKS_WITH) if left.is_file() else 0
 
 
 class Timed:
@@ -183,11 +206,26 @@ def time_reports(repeats: int) -> dict[str, Any]:
                     beyond[kind].append(time.perf_counter() - begun - timed.seconds)
                     model.append(timed.seconds)
     return {
+        "command": {name: spread(values) for name, values in _time_command(records, repeats).items()},
         "n_per_format": repeats * len(records),
         "questions_per_report": len(QUESTIONS),
         "model": spread(model),
         "beyond_the_model": {kind: spread(values) for kind, values in beyond.items()},
     }
+
+
+def _time_command(records: list[Path], repeats: int) -> dict[str, list[float]]:
+    """Time the whole command for one PDF, in a process of its own."""
+    found: dict[str, list[float]] = {"with_the_model": [], "without": []}
+    code = "from ecgchat_lib.cli import main; main()"
+    with tempfile.TemporaryDirectory() as folder:
+        for record in records[:repeats]:
+            for name, options in (("with_the_model", []), ("without", ["--no-ask"])):
+                call = ["report", str(record), "--pdf", f"{folder}/r.pdf", *options]
+                begun = time.perf_counter()
+                subprocess.run([sys.executable, "-c", code, *call], check=True, stdout=subprocess.DEVNULL)
+                found[name].append(time.perf_counter() - begun)
+    return found
 
 
 def weigh_batch(count: int) -> dict[str, Any]:
@@ -208,21 +246,24 @@ def weigh_batch(count: int) -> dict[str, Any]:
 
 
 def bounds() -> dict[str, Any]:
-    """Return the least address space in which the bundled pdflatex makes a report, beside the bound."""
+    """Return the least address space in which pdflatex makes a report with its tracing, beside the bound."""
     engine = next((one for one in find_engines() if one.name == "pdflatex"), None)
     if engine is None or sys.platform != "linux":
         return {}
-    source = render_latex(hostile_report("plain"))
-    found = next((mb for mb in range(64, 513, 16) if _compiles_within(engine, source, mb)), None)
+    source = render_latex(hostile_report(""), tracing="tracing.pdf")
+    with tempfile.TemporaryDirectory() as folder:
+        tracing = Path(folder) / "tracing.pdf"
+        save_tracing(read_recording(SAMPLE / "A0001"), tracing)
+        found = next((mb for mb in range(64, 513, 16) if _compiles_within(engine, source, tracing, mb)), None)
     return {"needed_mb": found, "allowed_mb": MEMORY_BYTES["pdflatex"] >> 20, "allowed_file_mb": FILE_BYTES >> 20}
 
 
-def _compiles_within(engine: Engine, source: str, mb: int) -> bool:
+def _compiles_within(engine: Engine, source: str, tracing: Path, mb: int) -> bool:
     allowed = MEMORY_BYTES["pdflatex"]
     MEMORY_BYTES["pdflatex"] = mb << 20
     try:
         with tempfile.TemporaryDirectory() as folder:
-            compile_pdf(source, Path(folder) / "r.pdf", engines=[engine])
+            compile_pdf(source, Path(folder) / "r.pdf", files={tracing.name: tracing}, engines=[engine])
         return True
     except EcgChatError:
         return False

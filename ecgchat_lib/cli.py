@@ -311,7 +311,7 @@ def chat(
         typer.Option(
             "--with",
             help="What the model is given: tokens, labels, measurements, neighbours, knowledge (with commas), all, "
-            "none or default.",
+            "none or default. A question about ECGs in general is answered from the knowledge base all the same.",
         ),
     ] = "default",
     stream: Annotated[bool, typer.Option("--stream", help="Print each answer while it is made.")] = False,
@@ -343,12 +343,12 @@ def chat(
         raise typer.Exit(worst)
 
 
-def _report_beside(call: Call, recording: Recording, path: Path, kind: Kind) -> None:
+def _report_beside(call: Call, recording: Recording, path: Path, kind: Kind, given: frozenset[str]) -> None:
     """Write the report that is asked for in a conversation: the same model, in a conversation of its own."""
     from ecgchat_lib.chat.session import load_chat
     from ecgchat_lib.report import write_report
 
-    session = load_chat(call.model, with_=call.with_, neighbours=call.neighbours)
+    session = load_chat(call.model, with_=given, neighbours=call.neighbours)
     write_report(recording, path, kind=kind, session=session)
 
 

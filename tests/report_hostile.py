@@ -6,7 +6,11 @@ Used by the tests and by `benchmarks/report.py`, which counts them.
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
+from pathlib import Path
+
+from ecgchat_lib.report.latex import Engine
 
 LONG = 100_000  # characters of the longest ones
 HOSTILE: dict[str, str] = {
@@ -46,6 +50,20 @@ HOSTILE: dict[str, str] = {
     "long emoji": "\U0001f600" * 2000,
     "lines": "a\r\nb\n\n\nc\u2028d\x0be\x0cf",
 }
+
+
+WORKS_WITH = {"report.tex", "report.log", "report.aux", "report.pdf", "console.txt", "home"}  # LaTeX's folder, after it
+
+
+def watched(engine: Engine, listing: Path) -> Engine:
+    """Return the engine as a program that also writes what it left in its folder, a name a line, to `listing`.
+
+    Args:
+        engine: with the path of its program.
+        listing: the file.
+    """
+    script = f'"$0" "$@"; code=$?; ls -A >> {shlex.quote(str(listing))}; exit $code'
+    return Engine(engine.name, ("/bin/sh", "-c", script, *engine.command))
 
 
 def squeezed(text: str) -> str:

@@ -1,18 +1,22 @@
 """The page of `ecgchat app`: its functions, and in the slow tests the page itself in headless Chromium."""
 
+import contextlib
 import os
 import re
 import shutil
+import signal
 import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import quote, urlsplit
 
 import numpy as np
 import pytest
 import requests
+from test_report_html import luminance
 
 from ecgchat_lib.app import visitors as visitors_module
 from ecgchat_lib.app.view import (
@@ -35,6 +39,7 @@ from ecgchat_lib.ecg.measure import Measurements
 from ecgchat_lib.ecg.recording import Recording, read_recording
 from ecgchat_lib.errors import EcgChatError, RecordError
 from ecgchat_lib.paths import data_folder
+from ecgchat_lib.report.picture import DRAWING
 
 SAMPLE = data_folder() / "real_sample"
 HOSTILE = (
@@ -238,6 +243,210 @@ def test_there_are_only_so_many_visitors(visitors, monkeypatch):
         visitors.enter(None)
 
 
+def test_refused_uploads_go_with_the_visitor_too(visitors, tmp_path):
+    visitor = visitors.enter("tab")
+    (tmp_path / "empty.hea").touch()
+    with pytest.raises(EcgChatError, match="empty file"):
+        give(visitors, visitor, SAMPLE / "A0001.mat", tmp_path / "empty.hea")
+    kept = list(visitor.cached)
+    assert sorted(path.name for path in kept) == ["A0001.mat", "empty.hea"]
+    visitors.leave("tab")
+    assert not any(path.exists() for path in kept)
+    assert visitors.reports.is_dir()
+
+
+def test_no_upload_is_taken_once_too_much_lies_there(visitors, monkeypatch):
+    give(visitors, visitors.enter("tab"), SAMPLE / "A0001.mat")
+    assert not visitors.crowded()
+    monkeypatch.setattr(visitors_module, "MOST_TOGETHER", MOST_FILES * MOST_BYTES + 1000)
+    assert visitors.crowded()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no such locks")
+def test_what_a_killed_page_left_is_removed_and_nothing_else(tmp_path):
+    for name in ("dead", "used", "new"):
+        (tmp_path / f"{visitors_module.PREFIX}{name}" / "visitors").mkdir(parents=True)
+    dead, used, new = (tmp_path / f"{visitors_module.PREFIX}{name}" for name in ("dead", "used", "new"))
+    (dead / visitors_module.LOCK).touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / visitors_module.LOCK).touch()
+    (tmp_path / f"{visitors_module.PREFIX}link").symlink_to(tmp_path / "elsewhere")
+    with visitors_module._hold(used / visitors_module.LOCK):
+        visitors_module.sweep(tmp_path)
+    assert not dead.exists()
+    assert all(path.is_dir() for path in (used, new, tmp_path / "elsewhere"))
+    here = Visitors()
+    visitors_module.sweep(here.root.parent)
+    assert here.root.is_dir()
+    here.close()
+
+
+@pytest.fixture
+def quiet_page(visitors, monkeypatch):
+    """The page's functions without its server."""
+    pytest.importorskip("gradio", reason="gradio isn't installed")
+    from ecgchat_lib.app import page
+
+    monkeypatch.setattr(page, "own_session", lambda shared, with_: None)
+    return page.Page(lambda: None, visitors)
+
+
+def test_a_report_does_not_outlive_its_visitor(quiet_page, visitors, monkeypatch):
+    from ecgchat_lib import report
+
+    visitor = visitors.enter("tab")
+    visitor.seen = [examine(read_recording(SAMPLE / "A0002"))]
+    asked = SimpleNamespace(session_hash="tab")
+    shown, _ = quiet_page.report("Markdown", [], asked)
+    assert "Save A0002.md" in shown
+    assert sorted(path.name for path in visitor.reports.iterdir()) == ["A0002-tracing.png", "A0002.md"]
+    write = report.write_report
+
+    def write_and_leave(*given, **options):
+        visitors.leave("tab")  # the tab is closed while the report is made
+        return write(*given, **options)
+
+    monkeypatch.setattr(report, "write_report", write_and_leave)
+    shown, _ = quiet_page.report("Markdown", [], asked)
+    assert "closed meanwhile" in shown
+    assert list(visitors.reports.iterdir()) == []
+
+
+def test_a_recording_does_not_outlive_its_visitor(quiet_page, visitors, monkeypatch):
+    from ecgchat_lib.app import page
+
+    def examine_and_leave(recording):
+        visitors.leave("tab")
+        return examine(recording)
+
+    monkeypatch.setattr(page, "examine", examine_and_leave)
+    visitor = visitors.enter("tab")
+    shown = quiet_page.sample("A0002", False, SimpleNamespace(session_hash="tab"))
+    assert "closed meanwhile" in shown[0]
+    assert visitor.seen == []
+
+
+def test_who_only_asks_takes_no_place(quiet_page, visitors):
+    asked = SimpleNamespace(session_hash="tab")
+    assert "no recording yet" in next(quiet_page.ask("What?", [], asked))[0]
+    assert "no recording yet" in quiet_page.report("PDF", [], asked)[0]
+    assert visitors._here == {}
+
+
+def test_latex_does_not_hold_up_the_drawing_of_others(quiet_page, visitors, monkeypatch):
+    from ecgchat_lib.report import write
+
+    free = []
+    compile_pdf = write.compile_pdf
+
+    def compiled(*given, **options):
+        free.append(not DRAWING.locked())
+        return compile_pdf(*given, **options)
+
+    monkeypatch.setattr(write, "compile_pdf", compiled)
+    visitors.enter("tab").seen = [examine(read_recording(SAMPLE / "A0002"))]
+    assert "Save A0002.pdf" in quiet_page.report("PDF", [], SimpleNamespace(session_hash="tab"))[0]
+    assert free
+    assert all(free)
+
+
+def answered(guard, **scope):
+    """What the guard answers: the status, or 200 if it let the request through."""
+    sent, passed = [], []
+
+    async def send(message):
+        sent.append(message)
+
+    async def app(scope, receive, send):
+        passed.append(scope)
+
+    guard.app = app
+    headers = [
+        (name.encode(), value.encode()) for name, value in {"host": "127.0.0.1:7860", **scope["headers"]}.items()
+    ]
+    made = guard({"type": "http", "method": "POST", **scope, "headers": headers}, None, send)
+    with contextlib.suppress(StopIteration):
+        made.send(None)
+    return 200 if passed else sent[0].get("status", sent[0]["type"])
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("queue/join", {"origin": "http://127.0.0.1:7860", "sec-fetch-site": "same-origin"}, 200),
+        ("queue/join", {}, 200),  # a program on this machine
+        ("queue/join", {"origin": "http://evil.example"}, 403),
+        ("queue/join", {"origin": "http://127.0.0.1:8000"}, 403),
+        ("queue/join", {"origin": "null"}, 403),
+        ("upload", {"sec-fetch-site": "cross-site"}, 403),
+        ("upload", {"sec-fetch-site": "same-site"}, 403),
+        ("upload", {"content-length": str(MOST_FILES * MOST_BYTES)}, 200),
+        ("upload", {"content-length": str(2 * MOST_FILES * MOST_BYTES)}, 413),
+        ("queue/join", {"content-length": str(2**20 + 1)}, 413),
+        ("queue/join", {"content-length": "9" * 5000}, 413),
+        ("upload", {"transfer-encoding": "chunked"}, 411),
+        ("upload", {"host": "elsewhere.example"}, 403),
+        ("proxy=x", {}, 403),
+    ],
+)
+def test_only_the_page_itself_may_send_and_not_too_much(visitors, path, headers, status):
+    pytest.importorskip("gradio", reason="gradio isn't installed")
+    from ecgchat_lib.app.page import Guard
+
+    assert answered(Guard(None, visitors), path=f"/gradio_api/{path}", headers=headers) == status
+
+
+def test_uploads_beyond_all_room_and_websockets_are_refused(visitors, monkeypatch):
+    pytest.importorskip("gradio", reason="gradio isn't installed")
+    from ecgchat_lib.app.page import Guard
+
+    guard = Guard(None, visitors)
+    assert answered(guard, type="websocket", path="/gradio_api/queue/join", headers={}) == "websocket.close"
+    monkeypatch.setattr(visitors_module, "MOST_TOGETHER", 0)
+    assert answered(guard, path="/gradio_api/upload", headers={}) == 507
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no terminal that can be lost")
+def test_a_lost_terminal_ends_the_page_tidily(monkeypatch):
+    from ecgchat_lib import app
+
+    class Opened:
+        closed = False
+
+        @property
+        def url(self):
+            signal.raise_signal(signal.SIGHUP)
+            raise AssertionError("the signal was overlooked")
+
+        def close(self):
+            self.closed = True
+
+    kept = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM)}
+    signal.signal(signal.SIGHUP, lambda *_: None)
+    opened = Opened()
+    monkeypatch.setattr(app, "start", lambda *given, **options: opened)
+    try:
+        app.serve()
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+    assert opened.closed
+
+
+def test_lines_around_controls_stand_out():
+    pytest.importorskip("gradio", reason="gradio isn't installed")
+    from ecgchat_lib.app import page
+
+    looks = Path(page.__file__).with_name("style.css").read_text(encoding="utf-8")
+    theme = page._theme()
+    lines = [re.search(r"outline: 3px solid (#\w{6})", looks)[1], theme.input_border_color]
+    lines += [theme.button_secondary_border_color, theme.checkbox_border_color]
+    for line in lines:
+        for ground in ("#ffffff", theme.body_background_fill):
+            light, dark = sorted((luminance(line), luminance(ground)), reverse=True)
+            assert (light + 0.05) / (dark + 0.05) >= 3, (line, ground)
+
+
 def test_an_error_says_the_file_and_not_the_folder(visitors):
     visitor = visitors.enter("tab")
     visitor.files["mine.csv"] = visitor.uploads / "0123.csv"
@@ -282,6 +491,16 @@ def test_nothing_is_told_of_an_unusable_recording_but_why():
     assert "bpm" not in found
 
 
+def test_of_exchanged_electrodes_nothing_is_told_but_that():
+    sample = read_recording(SAMPLE / "A0002")
+    exchanged = sample.signal.copy()  # the arms' electrodes in each other's place
+    exchanged[[0, 1, 2, 3, 4]] = [-exchanged[0], exchanged[2], exchanged[1], exchanged[4], exchanged[3]]
+    found = found_html([examine(replace(sample, signal=exchanged))])
+    assert "electrodes look exchanged" in found
+    assert "Nothing was measured" in found
+    assert "bpm" not in found
+
+
 def test_hostile_names_comments_and_notes_are_shown_as_text():
     recording = replace(
         read_recording(SAMPLE / "A0002"), name=HOSTILE, comments=(HOSTILE, "x" * 5000), notes=(HOSTILE,)
@@ -291,7 +510,7 @@ def test_hostile_names_comments_and_notes_are_shown_as_text():
     assert "<img src=x" not in shown
     assert "{{" not in shown
     assert "${" not in shown
-    assert "4800 more characters" in shown
+    assert "4,800 more characters" in shown
 
 
 def answer(text, **more):

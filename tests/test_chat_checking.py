@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from test_knowledge import measured
 
-from ecgchat_lib.chat.checking import Contradiction, Margins, contradictions, marked, unchecked
+from ecgchat_lib.chat.checking import TOLERANCE, Contradiction, Margins, contradictions, marked, of_several, unchecked
 from ecgchat_lib.evaluate.classifier import Reading
+from ecgchat_lib.paths import data_folder
 
 FAST = dict(heart_rate_bpm=120, rr_ms=500, pr_ms=150, qrs_ms=90, qt_ms=320, qtc_ms=440, axis_deg=45, regular=True)
 
@@ -21,7 +24,7 @@ FAST = dict(heart_rate_bpm=120, rr_ms=500, pr_ms=150, qrs_ms=90, qt_ms=320, qtc_
         ("There is sinus bradycardia.", ["heart_rate_bpm"]),
         ("There is sinus tachycardia.", []),
         ("There is no bradycardia.", []),
-        ("No tachycardia, but bradycardia.", ["heart_rate_bpm"]),
+        ("No tachycardia, but bradycardia.", ["heart_rate_bpm", "heart_rate_bpm"]),
         ("First-degree AV block is present.", ["pr_ms"]),
         ("PR interval 240 ms, QRS 160 ms.", ["pr_ms", "qrs_ms"]),
         ("PR 150 ms, QRS duration of 95 ms, QT 320 ms, QTc 440 ms.", []),
@@ -87,7 +90,8 @@ READING = Reading(
     [
         ("This is sinus rhythm.", []),
         ("This is atrial fibrillation.", ["atrial fibrillation"]),
-        ("It looks like atrial flutter.", ["atrial flutter"]),  # unknown to the classifier, yet no sinus rhythm
+        ("It looks like atrial flutter.", []),  # which the classifier was never taught
+        ("This is a pacemaker rhythm.", []),
         ("There is sinus bradycardia.", []),  # a sinus rhythm, too
         ("This is not atrial fibrillation.", []),
         ("No sinus rhythm.", ["no sinus rhythm"]),
@@ -164,9 +168,104 @@ def test_what_nobody_can_judge_is_named():
         "the answer says 160, which nothing measured supports",
         "the answer says 2, which nothing measured supports",
     )
+    assert unchecked("This is a pacemaker rhythm.", measured(), READING) == ("not checked: a pacemaker rhythm",)
     assert unchecked("LVH.", measured()) == ("not checked: left ventricular hypertrophy",)
     assert unchecked("Sinus rhythm with LVH, rate 120.", measured(**FAST), READING) == ()
 
 
 def test_a_contradiction_says_where_it_is_from():
     assert str(Contradiction("qrs_ms", "wide QRS", "90 ms was measured")) == "“wide QRS”, but 90 ms was measured"
+
+
+PLAIN = dict(heart_rate_bpm=72, rr_ms=833, pr_ms=160, qrs_ms=90, qt_ms=390, qtc_ms=425, axis_deg=45, regular=True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "This ECG doesn't show atrial fibrillation.",
+        "This ECG doesn’t show atrial fibrillation.",
+        "It is sinus rhythm; atrial fibrillation is not seen.",
+        "I can't say whether there is atrial fibrillation.",
+        "First-degree AV block is absent.",
+        "Atrial fibrillation was ruled out.",
+        "There is no bradycardia, tachycardia or first-degree AV block.",
+        "Left axis deviation isn't present.",
+        "I cannot see a wide QRS.",
+        "No, the heart rate is below 100 beats per minute.",
+        "There is no AV block, and the PR interval is less than 200 ms.",
+        "PR 160 ms (normal up to 200 ms), QRS 90 ms (normal: < 120 ms).",
+        "The heart rate is not 60 bpm.",
+        "It is not above 100 beats per minute.",
+        "The QRS duration is 90 ms, no longer than 120 ms.",
+        "No left axis deviation; a normal ECG.",
+    ],
+)
+def test_right_answers_are_not_marked(text):
+    assert contradictions(text, measured(**PLAIN), READING, sex="female") == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "change", "claimed"),
+    [
+        ("There is no tachycardia.", {"heart_rate_bpm": 120}, ["no tachycardia"]),
+        ("No left axis deviation.", {"axis_deg": -60}, ["no left axis deviation"]),
+        ("First-degree AV block is absent.", {"pr_ms": 240}, ["no First-degree AV block"]),
+        ("Tachycardia is not seen.", {"heart_rate_bpm": 120}, ["no Tachycardia"]),
+        ("No, the heart rate is above 100 beats per minute.", {"heart_rate_bpm": 120}, []),
+        ("No, the heart rate is above 100 beats per minute.", {}, ["rate is above 100 beats per minute"]),
+        ("The heart rate is not 60 bpm.", {"heart_rate_bpm": 120}, []),
+        ("The heart rate is not 60 bpm.", {"heart_rate_bpm": 60}, ["rate is not 60 bpm"]),
+        ("The rate is not above 100 bpm.", {"heart_rate_bpm": 120}, ["rate is not above 100 bpm"]),
+        ("PR 240 ms (normal up to 200 ms).", {"pr_ms": 240}, []),
+        ("The rhythm is not regular.", {}, ["no regular"]),
+        ("Atrial fibrillation with absent P waves.", {}, ["Atrial fibrillation"]),
+        ("Sinus tachycardia, otherwise normal ECG.", {"heart_rate_bpm": 120}, []),
+        ("Borderline normal ECG.", {"heart_rate_bpm": 120}, []),
+        ("The ECG looks normal.", {"heart_rate_bpm": 120}, ["ECG looks normal"]),
+        ("There is no sinus tachycardia.", {"heart_rate_bpm": 120}, []),  # it may be another one
+    ],
+)
+def test_denied_words_and_comparisons_are_held_against_what_was_measured(text, change, claimed):
+    found = contradictions(text, measured(**{**PLAIN, **change}), sex="female")
+    assert [item.claimed for item in found] == claimed
+
+
+def test_tolerances_of_intervals_are_twice_the_mean_error_of_measuring():
+    measure = json.loads((data_folder() / "results" / "measure_ludb.json").read_text())["cross_validation"]["summary"]
+    for field in ("pr_ms", "qrs_ms", "qt_ms"):
+        assert 0 <= TOLERANCE[field] - 2 * measure[field]["mean_absolute_ms"] < 1, field
+
+
+def of_two(text, *, rates=(60, 110)):
+    both = [measured(**{**PLAIN, "heart_rate_bpm": rate}) for rate in rates]
+    return of_several(text, [contradictions(text, one, repeated=True) for one in both], ["A0001", "A0002"])
+
+
+@pytest.mark.parametrize(
+    ("text", "marked_words"),
+    [
+        ("Both ECGs show a heart rate of 60 beats per minute.", {"rate of 60 beats per minute": "A0002: 110"}),
+        ("Both ECGs show a heart rate of 80 bpm.", {"rate of 80 bpm": "A0001: 60 bpm was measured; A0002: 110"}),
+        ("The first ECG has a rate of 110 bpm, the second a rate of 110 bpm.", {"rate of 110 bpm": "A0001: 60"}),
+        ("In the new ECG, the rate is 60 bpm.", {"rate is 60 bpm": "A0002: 110"}),
+        ("A0002 has a rate of 60 bpm.", {"rate of 60 bpm": "A0002: 110"}),
+        ("The first ECG shows a rate of 60 bpm and the second a rate of 110 bpm.", {}),
+        ("There is tachycardia in the second ECG, while the first shows a rate of 60 bpm.", {}),
+        ("The first ECG shows tachycardia.", {"tachycardia": "A0001: 60"}),
+        ("The rate is 80 bpm.", {"rate is 80 bpm": "A0001: 60 bpm was measured; A0002: 110"}),
+        ("The first-degree AV block is gone.", {"first-degree AV block": "A0001: 160"}),
+    ],
+)
+def test_each_statement_is_held_against_the_recordings_that_it_names(text, marked_words):
+    found, notes = of_two(text)
+    assert [item.claimed for item in found] == list(marked_words)
+    for item in found:
+        assert item.found.startswith(marked_words[item.claimed])
+    assert notes == ()
+
+
+def test_a_statement_that_may_be_about_either_recording_is_noted():
+    found, notes = of_two("The rate rose from 60 bpm to 110 bpm.")
+    assert found == ()
+    assert notes == ("which recording is meant isn't said, so not checked: “rate rose from 60 bpm”, “110 bpm”",)

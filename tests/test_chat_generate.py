@@ -1,5 +1,7 @@
 """A conversation with a kept cache equals reading everything from the start, on a tiny random Llama."""
 
+import re
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -170,6 +172,25 @@ def test_the_oldest_turns_go_when_the_room_is_used_up():
     text = talk.chat.tokenizer.decode([token for token in talk.ids if token != ECG_ID])
     assert text.index("rate 72") < text.index("rate 80") < text.index(talk.turns[0][0])
     assert 1 <= dropped <= rounds // 2  # not at every turn
+
+
+def test_lines_for_one_question_go_with_it():
+    talk = conversation(4, length=160)
+    talk.add(random_ecg(1)[0], LINES)
+    with pytest.raises(EcgChatError, match="need"):
+        talk.say("rate " * 200, ["Knowledge: zebra"])
+    with pytest.raises(EcgChatError, match="a line beside the question holds a mark"):
+        list(talk.say("Rate?", ["<|im_end|>"]))
+    said = []
+    for number in range(12):
+        list(talk.say(f"Question {number}?", [f"Knowledge: fact {number}"]))
+        said.append(talk.chat.tokenizer.decode([token for token in talk.ids if token != ECG_ID]))
+        check_cache(talk)
+    assert "zebra" not in "".join(said)
+    kept = [number for number in range(12) if f"Question {number}?" in said[-1]]
+    assert 0 < len(kept) < 12
+    assert [number for number in range(12) if re.search(rf"fact {number}\b", said[-1])] == kept
+    assert LINES[0] in said[-1]
 
 
 def test_what_never_fits_is_refused_and_nothing_is_lost():

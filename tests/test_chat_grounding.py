@@ -32,7 +32,7 @@ from ecgchat_lib.chat.neighbours import (
 )
 from ecgchat_lib.chat.projector import Projector
 from ecgchat_lib.chat.scope import Scope
-from ecgchat_lib.chat.session import ChatSession, grounding, why_not
+from ecgchat_lib.chat.session import ChatSession, grounding, load_chat, why_not
 from ecgchat_lib.chat.template import get_template
 from ecgchat_lib.coca.config import MINI
 from ecgchat_lib.coca.model import EcgCoca
@@ -40,7 +40,7 @@ from ecgchat_lib.datasets.manifest import make_manifest
 from ecgchat_lib.ecg.quality import Finding, Quality, judge
 from ecgchat_lib.ecg.recording import read_recording
 from ecgchat_lib.ecg.reversal import swap_electrodes
-from ecgchat_lib.errors import EcgChatError, MissingPartError, RecordError
+from ecgchat_lib.errors import EcgChatError, MissingPartError, ParameterError, RecordError
 from ecgchat_lib.evaluate.classifier import Reading
 from ecgchat_lib.instruct.findings import get_finding
 from ecgchat_lib.knowledge.entries import Citation, load_entries
@@ -284,9 +284,76 @@ def test_general_questions_are_answered_by_quoting(session):
     answer = fresh(session, scope=scope("knowledge")).ask(SAMPLE / "A0005", "What causes atrial fibrillation?")
     assert not answer.abstained
     assert answer.text
-    assert {item.kind for item in answer.evidence} == {"knowledge"}
+    assert {(item.kind, item.given) for item in answer.evidence} == {("knowledge", False)}  # no model was asked
     assert all("doi 10.1/x" in item.source for item in answer.evidence)
     assert answer.contradictions == ()
+
+
+def test_a_line_of_knowledge_goes_with_its_question(session):
+    talk = fresh(session)
+    with pytest.raises(EcgChatError, match="need"):
+        talk.ask(SAMPLE / "A0005", "rate " * 3000, max_new_tokens=2)
+    assert talk.turns == []
+    talk.ask(SAMPLE / "A0005", "Rhythm?", max_new_tokens=2)
+    assert read_text(talk).count("Knowledge: ") == 1
+
+
+def test_a_bare_question_is_looked_up_as_the_one_it_goes_back_to(session):
+    asked = []
+
+    class Noting:
+        def search(self, query, top=3):
+            asked.append(query)
+            return session.knowledge.search(query, top)
+
+    def told(kind):
+        return lambda question, *, turns=(): Scope(kind, "", 0.9, "What causes LBBB?")
+
+    fresh(session, scope=told("knowledge"), knowledge=Noting()).ask(SAMPLE / "A0005", "Why?")
+    fresh(session, scope=told("ecg"), knowledge=Noting()).ask(SAMPLE / "A0005", "Why?", max_new_tokens=2)
+    assert asked == ["What causes LBBB?"] * 2
+
+
+def test_a_knowledge_base_without_an_answer_says_so(session):
+    class Empty:
+        def search(self, query, top=3):
+            return []
+
+    answer = fresh(session, scope=scope("knowledge"), knowledge=Empty()).ask(SAMPLE / "A0005", "What is a P wave?")
+    assert answer.text == "I found nothing about that in the knowledge base."
+    assert (answer.evidence, answer.notes) == ((), ())
+
+
+def test_what_only_the_classifier_knows_is_told_as_its_word(session):
+    class Knows:
+        def read_features(self, features):
+            return [Reading({"IVCD": 0.4, "SR": 0.9}, ("SR",), {"IVCD": 0.5, "SR": 0.5})]
+
+    question = "Is there an unspecific intraventricular conduction delay?"
+    talk = fresh(session, scope=scope("unknown_finding", "I wasn't taught that."), classifier=Knows())
+    answer = talk.ask(SAMPLE / "A0005", question)
+    assert (answer.abstained, answer.reason) == (True, "unknown_finding")
+    (told,) = answer.evidence
+    assert told.source == "classifier"
+    assert answer.text.startswith("I wasn't taught that. The classifier")
+    assert told.text in answer.text
+    assert "40 %, threshold 50 %" in told.text
+
+
+def test_labels_are_the_classifiers_if_asked_for(session):
+    class Knows:
+        def read_features(self, features):
+            return [Reading({"SR": 0.9}, ("SR",), {"SR": 0.5})]
+
+    told = {}
+    for form in ("percent", "prompt"):
+        answer = fresh(session, labels=form, classifier=Knows()).ask(SAMPLE / "A0005", "Rhythm?", max_new_tokens=2)
+        (told[form],) = [item for item in answer.evidence if item.kind == "labels" and item.given]
+    assert told["percent"].text == "Signs: sinus rhythm (90 %)"
+    assert {item.source for item in told.values()} == {"classifier"}
+    assert told["prompt"].text != told["percent"].text
+    with pytest.raises(ParameterError, match="expected one of reader, signs, percent, prompt"):
+        load_chat(labels="poem")
 
 
 def test_exchanged_electrodes_and_missing_leads_are_refused(session):

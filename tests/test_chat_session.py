@@ -20,6 +20,7 @@ from ecgchat_lib.coca.config import MINI
 from ecgchat_lib.coca.embed import encoder_tokens
 from ecgchat_lib.coca.model import EcgCoca
 from ecgchat_lib.coca.preprocess import recording_windows
+from ecgchat_lib.ecg.measure import measure
 from ecgchat_lib.ecg.recording import Recording, read_recording
 from ecgchat_lib.errors import EcgChatError, ParameterError, RecordError
 from ecgchat_lib.instruct.build import Turn
@@ -224,6 +225,58 @@ def test_a_stream_gives_the_pieces_and_then_the_answer(session):
     assert session.turns == session._conversation.turns == [("Rhythm?", said)]
     session.ask(SAMPLE / "A0001", "More?", max_new_tokens=2)
     assert [question for question, _ in session.turns] == ["Rhythm?", "More?"]
+
+
+def test_a_stream_that_is_left_open_says_nothing_in_a_later_conversation(session):
+    session.reset()
+    left = session.stream(SAMPLE / "A0001", "Rhythm?", max_new_tokens=12)
+    next(left)
+    session.reset()
+    left.close()
+    assert session.turns == []
+    left = session.stream(SAMPLE / "A0001", "Rhythm?", max_new_tokens=12)
+    next(left)
+    session.ask(SAMPLE / "A0001", "And the rate?", max_new_tokens=2)
+    left.close()
+    assert [question for question, _ in session.turns] == ["Rhythm?", "And the rate?"]
+
+
+def test_another_patient_with_the_same_signal_is_a_new_conversation(session):
+    session.reset()
+    recording = read_recording(SAMPLE / "A0001")
+    session.ask(recording, "Rhythm?", max_new_tokens=2)
+    session.ask(replace(recording, patient=replace(recording.patient, age=3.0)), "Rhythm?", max_new_tokens=2)
+    assert len(session.turns) == 1
+    session.reset()
+
+
+def test_many_questions_at_once_are_not_drawn(session):
+    with pytest.raises(ParameterError, match="answered greedily"):
+        replace(session, decoding=Decoding(temperature=0.7)).ask_many([(SAMPLE / "A0001", "Rhythm?")])
+
+
+def test_weights_that_were_written_anew_are_read_anew(tmp_path):
+    from ecgchat_lib.chat.session import _load_parts, _state
+
+    (tmp_path / "manifest.json").write_text("{}")
+    before = _state(tmp_path, tmp_path / "nothing")
+    assert _state(tmp_path, tmp_path / "nothing") == before
+    (tmp_path / "manifest.json").write_text('{"sha256": {}}')
+    assert _state(tmp_path, tmp_path / "nothing") != before
+    assert _load_parts.cache_info().maxsize == 2
+
+
+def test_an_answer_about_two_recordings_is_held_against_the_one_that_it_names(session, monkeypatch):
+    both = [read_recording(SAMPLE / name) for name in ("A0001", "A0002")]
+    rates = [round(measure(one).heart_rate_bpm) for one in both]
+    assert abs(rates[0] - rates[1]) > 5
+    said = f"Both ECGs show a heart rate of {rates[0]} beats per minute. The rate is {rates[1]} bpm."
+    monkeypatch.setattr(EcgChat, "generate", lambda self, encoded, ecg, **more: [said] * len(encoded))
+    (answer,) = session.ask_many([(both, "What changed?")])
+    (found,) = answer.contradictions
+    assert found.claimed == f"rate of {rates[0]} beats per minute"
+    assert found.found == f"A0002: {rates[1]} bpm was measured"
+    assert [note for note in answer.notes if "which recording is meant" in note]
 
 
 def test_two_recordings_are_compared_at_once_or_later(session):

@@ -35,6 +35,14 @@ CONTROL_C, CONTROL_D, UP = "\x03", "\x04", "\x1b[A"
 FLAT = Recording("flat", np.zeros((12, 5000), np.float32), 500.0)
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Hear Ctrl-C even where the shell that started the tests in its background told them to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class StandIn:
     """Says each question back, word by word; "stop" sends this process what Ctrl-C sends, "fail" raises an error."""
 
@@ -256,14 +264,21 @@ def test_reports_are_written_where_they_are_asked_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     written = []
 
-    def write(recording, path, kind):
+    given = []
+
+    def write(recording, path, kind, with_):
         written.append((recording.name, str(path), kind))
+        given.append(with_)
         path.write_text(kind)
 
-    keys = "/report\r/report\r\r/report\ry\r/report\rn\r/report my ecg.html\r/report x.MD\r/report\r" + CONTROL_C
+    keys = (
+        "/report\r/report\r\r/report\ry\r/report\rn\r/report my ecg.html\r/with labels\r/report x.MD\r/report\r"
+        + CONTROL_C
+    )
     _, screen = hold(keys + "/history\r", write_report=write)
     pdf = ("A0001", "A0001.pdf", "pdf")
     assert written == [pdf, pdf, ("A0001", "my ecg.html", "html"), ("A0001", "x.MD", "md")]
+    assert given[2] != given[3] == {"labels"}
     assert screen.text.count("A0001.pdf is left as it is.") == 3
     assert "Report on A0001: my ecg.html\n" in screen.text
     assert "Nothing was said yet." in screen.text

@@ -7,7 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecgchat_lib.ecg.measure import Measurements
-from ecgchat_lib.instruct.facts import claims, find_errors, find_losses, numbers, read_claims, verdicts
+from ecgchat_lib.instruct.facts import (
+    claims,
+    find_claims,
+    find_errors,
+    find_losses,
+    find_verdicts,
+    find_words,
+    numbers,
+    read_claims,
+    read_numbers,
+    verdicts,
+)
 from ecgchat_lib.instruct.findings import FINDINGS, presence
 from ecgchat_lib.instruct.vocabulary import ABBREVIATIONS, SYNONYMS, find_names
 from ecgchat_lib.instruct.words import unknown_words
@@ -221,6 +232,8 @@ def test_how_well_it_does_on_answers_that_it_was_not_fitted_to():
         ("LVH rather than an old inferior infarction.", [("inferior_mi", False), ("lvh", True)]),
         ("AF is present and LVH is absent.", [("afib", True), ("lvh", False)]),
         ("AF is not excluded.", [("afib", True)]),
+        ("AF with absent P waves.", [("afib", True)]),
+        ("AF, LBBB and LVH are absent.", [("afib", False), ("lbbb", False), ("lvh", False)]),
         ("An AF can't be seen.", [("afib", False)]),
         ("In general, AF lacks P waves.", []),
         ("I can't say whether there is AF.", []),
@@ -248,6 +261,17 @@ def test_claims(text, expected):
 )
 def test_numbers(text, expected):
     assert numbers(text) == [(field, pytest.approx(value)) for field, value in expected]
+
+
+def test_each_statement_is_told_with_its_place():
+    text = "1. I don’t see AF, but LVH can't be excluded.\n2) No doubt AF: QRS of 92 ms, no normal ECG;  left axis, AF."
+    assert [text[one.start : one.stop] for one in find_claims(text)] == ["AF", "LVH", "AF", "AF"]
+    assert [one.affirmed for one in find_claims(text)] == [False, True, True, True]
+    assert [text[one.start : one.stop] for one, _ in read_numbers(text)] == ["92"]
+    assert [text[one.start : one.stop] for one in find_verdicts(text)] == ["normal ECG"]
+    assert [text[one.start : one.stop] for one in find_words(text)] == ["left axis"]
+    double = "A QT/QTc of 388/424 ms."
+    assert [double[one.start : one.stop] for one, _ in read_numbers(double)] == ["388", "424"]
 
 
 def test_verdicts():

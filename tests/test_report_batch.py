@@ -17,7 +17,7 @@ from ecgchat_lib.ecg.recording import read_recording, write_recording
 from ecgchat_lib.errors import EcgChatError, ParameterError, RecordError
 from ecgchat_lib.paths import data_folder
 from ecgchat_lib.report import batch
-from ecgchat_lib.report.batch import JOURNAL, Settings, find_recordings, plan, recording_digest, run
+from ecgchat_lib.report.batch import JOURNAL, Settings, find_recordings, match_patients, plan, recording_digest, run
 from ecgchat_lib.report.patient import Patients
 from ecgchat_lib.report.sections import PatientDetails
 
@@ -104,6 +104,58 @@ def test_one_recording_goes_to_the_file_that_was_named(folder, tmp_path):
         plan([folder], {"html": tmp_path / "file"})
 
 
+def test_a_patients_details_reach_one_recording_and_no_other(tmp_path):
+    for place in ("ward1/A0001", "ward2/A0001", "ward2/A0002", "A0003", "A0003-2"):
+        header = tmp_path / "in" / f"{place}.hea"
+        header.parent.mkdir(parents=True, exist_ok=True)
+        header.write_text("x")
+    (tmp_path / "A0003.hea").write_text("x")
+    jobs, _ = plan([tmp_path / "in", tmp_path / "A0003.hea"], {"md": tmp_path / "out"})
+    assert [job.key for job in jobs] == ["A0003-2", "A0003", "ward1/A0001", "ward2/A0001", "ward2/A0002", "A0003-3"]
+    ada, eve = PatientDetails(name="Ada"), PatientDetails(name="Eve")
+    for name, key in (
+        ("ward1/A0001", "ward1/A0001"),
+        ("A0002", "ward2/A0002"),
+        ("A0002.hea", "ward2/A0002"),
+        ("A0003-2", "A0003-2"),
+        ("A0003-3", "A0003-3"),
+    ):
+        assert match_patients(Patients(by_record={name: ada}), jobs) == {key: ada}
+    for name, words in (
+        ("A0001", "can be any of ward1/A0001, ward2/A0001"),
+        ("A0001.hea", "can be any of ward1/A0001, ward2/A0001"),
+        ("A0003", "can be any of A0003, A0003-3"),
+        ("A0004", "is none of the recordings"),
+        ("", "is none of the recordings"),
+    ):
+        with pytest.raises(ParameterError, match=words):
+            match_patients(Patients(by_record={name: ada}), jobs)
+    with pytest.raises(ParameterError, match="stand there twice"):
+        match_patients(Patients(by_record={"ward2/A0002": ada, "A0002": eve}), jobs)
+    assert match_patients(Patients(one=ada), jobs[:1]) == {"A0003-2": ada}
+
+
+def test_what_is_read_is_never_replaced(folder, tmp_path):
+    from ecgchat_lib.report import write_report
+
+    table = folder / "summary.csv"
+    table.write_text("I,II,III\n0,0,0\n")
+    with pytest.raises(ParameterError, match=r"summary\.csv: read from"):
+        plan([folder], {"html": folder})
+    (tmp_path / "link.html").symlink_to(table)
+    details = tmp_path / "p.html"
+    details.write_text("name: Ada\n")
+    for target in (table, tmp_path / "link.html", details):
+        with pytest.raises(ParameterError, match="read from"):
+            plan([table], {"html": target}, [details])
+    for target in (folder / "A0001.mat", folder / "A0001.hea", tmp_path / "new.csv"):
+        with pytest.raises(ParameterError, match="a name that recordings have"):
+            plan([folder / "A0001"], {"html": target})
+    with pytest.raises(ParameterError, match="the recording itself"):
+        write_report(read_recording(folder / "A0001"), folder / "A0001.hea", kind="md")
+    assert (folder / "A0001.hea").read_bytes() == (REAL / "A0001.hea").read_bytes()
+
+
 # ------------------------------------------------------------------------------------------- resuming
 
 
@@ -122,7 +174,7 @@ def test_what_is_complete_is_left_alone_and_what_changed_is_made_again(folder, t
     assert [one.skipped for one in do([folder], {"html": out})] == [False, True]
     copy("A0004", folder / "ward", "A0002")  # another recording of the same name
     assert [one.skipped for one in do([folder], {"html": out})] == [True, False]
-    told = Settings(Patients(by_record={"A0001": PatientDetails(name="Ada")}))
+    told = Settings({"A0001": PatientDetails(name="Ada")})
     assert [one.skipped for one in do([folder], {"html": out}, told)] == [False, True]
     assert "Ada" in page.read_text()
     assert [one.skipped for one in do([folder], {"html": out}, dataclasses.replace(told, resume=False))] == [False] * 2
@@ -142,6 +194,14 @@ def test_what_a_report_depends_on(tmp_path, monkeypatch):
     monkeypatch.setattr(batch, "_code_digest", lambda: "newer")
     found.append(batch.settings_digest(job, Settings(), None))
     assert len(set(found)) == 5
+    decides = (
+        "chat/questions.yml",
+        "labels/scp_statements.csv",
+        "knowledge/limits.yml",
+        "weights/ecg-chat-mini/manifest.json",
+    )
+    for name in decides:
+        assert any((data_folder() / name).match(pattern) for pattern in batch._DATA)
 
 
 DAMAGE = [
@@ -153,6 +213,11 @@ DAMAGE = [
     b"[" * 100_000 + b"\n",
     b'{"record": "A0001", "inp',
 ]
+for wrong in ({"rate": "abc"}, {"rate": "nan"}, {"abstained": ""}, {"contradictions": "1.5"}):
+    row = dict.fromkeys(batch.COLUMNS, "") | {"contradictions": "0", "abstained": "0"} | wrong
+    DAMAGE.append(
+        json.dumps({"record": "A0002", "input": "x", "settings": "x", "files": {}, "row": row}).encode() + b"\n"
+    )
 
 
 def test_a_damaged_journal_costs_work_and_nothing_else(folder, tmp_path):
@@ -171,6 +236,17 @@ def test_a_damaged_journal_costs_work_and_nothing_else(folder, tmp_path):
         assert found == [None, known[1]["row"]]
     assert [one.skipped for one in do(records, {"md": out})] == [False, True]  # after a line that was cut short
     assert [one.skipped for one in do(records, {"md": out})] == [True, True]
+
+
+def test_a_report_that_is_gone_is_not_complete(folder, tmp_path):
+    records, out = [folder / "A0001", folder / "ward" / "A0002"], tmp_path / "out"
+    do(records, {"html": out})
+    journal = out / JOURNAL
+    rows = [json.loads(line) for line in journal.read_bytes().splitlines()]
+    rows[0]["files"] = {"html": ""}  # what a file that can't be read has, too
+    journal.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (out / "A0001.html").unlink()
+    assert [one.skipped for one in do(records, {"html": out})] == [False, True]
 
 
 def test_two_batches_in_a_folder_are_refused(folder, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import re
@@ -11,15 +12,17 @@ from html.parser import HTMLParser
 import pypdfium2
 import pytest
 from markdown_it import MarkdownIt
-from report_hostile import HOSTILE, expected, squeezed
+from report_hostile import HOSTILE, WORKS_WITH, expected, squeezed, watched
 from test_knowledge import measured
 from test_report_sections import GOOD, recording
 
 from ecgchat_lib.ecg.recording import read_recording
+from ecgchat_lib.errors import EcgChatError
 from ecgchat_lib.paths import data_folder
-from ecgchat_lib.report import escaping
+from ecgchat_lib.report import escaping, latex
+from ecgchat_lib.report.escaping import Latex
 from ecgchat_lib.report.html import report_html, summary_html
-from ecgchat_lib.report.latex import compile_pdf, render_latex
+from ecgchat_lib.report.latex import compile_pdf, find_engines, render_latex
 from ecgchat_lib.report.markdown import report_markdown, summary_markdown
 from ecgchat_lib.report.picture import draw_tracing, tracing_svg
 from ecgchat_lib.report.sections import ModelAnswer, PatientDetails, build_report
@@ -49,12 +52,21 @@ def groups(size=FIELDS - 1):
 @pytest.mark.parametrize("texts", groups(), ids=str)
 def test_a_pdf_shows_hostile_texts(tmp_path, texts):
     pdf = tmp_path / "r.pdf"
-    assert compile_pdf(render_latex(hostile_report(texts), least_mm=1, text_limit=200), pdf) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["r.pdf"]  # nothing else was written
+    source = render_latex(hostile_report(texts), least_mm=1, text_limit=200, patient_limit=200)
+    assert compile_pdf(source, pdf, engines=[watched(find_engines()[0], tmp_path / "left")]) == 1
+    assert set((tmp_path / "left").read_text().split()) <= WORKS_WITH  # nothing else was written
     with pypdfium2.PdfDocument(pdf) as document:
         shown = squeezed("".join(page.get_textpage().get_text_bounded() for page in document))
     for text in texts:
         assert expected(text, lambda c: escaping._one(c) is not None, 60, escaping._LONGEST_CODES)[:40] in shown, text
+
+
+def test_without_escaping_a_hostile_text_would_be_found_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(latex, "escape", Latex)
+    source = render_latex(build_report(recording(name=HOSTILE["openout"]), measured(), GOOD))
+    with contextlib.suppress(EcgChatError):
+        compile_pdf(source, tmp_path / "r.pdf", engines=[watched(find_engines()[0], tmp_path / "left")])
+    assert set((tmp_path / "left").read_text().split()) - WORKS_WITH == {"hacked.tex"}
 
 
 class Fixed:
@@ -70,7 +82,7 @@ class Fixed:
 def test_long_hostile_texts_fit_on_a_page(tmp_path):
     sample = read_recording(REAL)
     texts = [text for text in HOSTILE.values() if len(text) > 200]
-    patient = PatientDetails(*texts[:2], history=texts[2], medication=texts[1], symptoms=texts[3])
+    patient = PatientDetails(*texts[:2], history=texts[2], medication="aspirin", symptoms=texts[3])
     hostile = dataclasses.replace(sample, name=texts[2], notes=(texts[0],))
     pdf = write_report(hostile, tmp_path / "r.pdf", patient=patient, session=Fixed(texts[1]))
     with pypdfium2.PdfDocument(pdf) as document:

@@ -45,13 +45,12 @@ def test_json_and_yaml_say_the_same(tmp_path):
 def test_several_by_record(tmp_path):
     path = write(tmp_path, "A0001: {name: Ada}\nA0002:\n  age: 0.5\n")
     patients = read_patients(path)
-    assert patients.of("x", "A0001").name == "Ada"
-    assert patients.of("A0002").age == 0.5
-    assert patients.of("A0003") is None
+    assert patients.one is None
+    assert patients.by_record == {"A0001": PatientDetails(name="Ada"), "A0002": PatientDetails(age=0.5)}
     with pytest.raises(EcgChatError, match="several recordings"):
         read_patient(path)
     one = read_patients(write(tmp_path, "name: Ada\n"))
-    assert one.of("anything") == PatientDetails(name="Ada")
+    assert (one.one, one.by_record) == (PatientDetails(name="Ada"), None)
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ from ecgchat_lib.paths import data_folder
 from ecgchat_lib.report import escaping, latex
 from ecgchat_lib.report.latex import Engine, compile_pdf, find_engines, render_latex
 from ecgchat_lib.report.picture import page_picture
-from ecgchat_lib.report.sections import QUESTIONS, build_report
-from ecgchat_lib.report.write import ask_for_report, write_report
+from ecgchat_lib.report.sections import QUESTIONS, PatientDetails, build_report
+from ecgchat_lib.report.write import ask_for_report, make_report, write_report
 
 MEASURED = dict(heart_rate_bpm=98, rr_ms=612, pr_ms=210, qrs_ms=136, qt_ms=392, qtc_ms=501, axis_deg=-41, r_mv=0.8)
 REAL = sorted((data_folder() / "real_sample").glob("A00*.hea"))
@@ -109,6 +109,49 @@ def test_the_title_is_in_the_metadata(tmp_path):
     assert b"/DisplayDocTitle true" in content
 
 
+def test_tectonic_comes_last_and_fetches_nothing(tmp_path, monkeypatch):
+    for name in ("pdflatex", "tectonic"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(latex, "_bundled_pdflatex", lambda: tmp_path / "bundled")
+    found = find_engines()
+    assert [one.command[0] for one in found] == [str(tmp_path / name) for name in ("pdflatex", "bundled", "tectonic")]
+    assert "--only-cached" in found[-1].arguments("report.tex")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no umask")
+def test_a_report_may_be_read_by_whom_the_umask_lets(tmp_path):
+    (tmp_path / "made").write_text("x")
+    for umask, mode in ((0o077, 0o600), (0o022, 0o644), (0o027, 0o640)):
+        kept = os.umask(umask)
+        try:
+            latex.move_into_place(tmp_path / "made", tmp_path / "r.pdf")
+        finally:
+            os.umask(kept)
+        assert stat.S_IMODE((tmp_path / "r.pdf").stat().st_mode) == mode
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "r.pdf"]
+
+
+DRUGS = "; ".join(f"drug {number} 5 mg twice daily" for number in range(1, 25))
+
+
+def test_no_medication_is_left_out(tmp_path):
+    patient = PatientDetails(name="Ada", medication=DRUGS, history="a long story " * 60)
+    sample = read_recording(REAL[1])
+    report = make_report(sample, session=Fixed("an answer of many words " * 100), patient=patient)
+    for kind in ("html", "md"):
+        text = write_report(sample, tmp_path / f"r.{kind}", kind=kind, report=report).read_text()
+        assert DRUGS in text
+        assert patient.history.strip() in text
+    pdf = write_report(sample, tmp_path / "r.pdf", report=report)
+    assert pages(pdf) == 1
+    assert squeezed(DRUGS) in text_of(pdf)
+    endless = dataclasses.replace(patient, medication=DRUGS * 10)
+    with pytest.raises(EcgChatError, match="all but the medication was cut"):
+        write_report(sample, tmp_path / "r.pdf", patient=endless)
+
+
 def test_no_engine_is_said_with_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(latex, "_BUNDLE", "no_such_package")
@@ -144,10 +187,8 @@ def test_a_program_that_hangs_is_ended_with_its_children(tmp_path):
     script = tmp_path / "slow.sh"
     script.write_text(f"#!/bin/sh\n(sleep 3; touch {tmp_path}/child-lived) &\nsleep 60\n")
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
-    began = time.monotonic()
     with pytest.raises(EcgChatError, match=r"stopped after 0\.5 s"):
         compile_pdf("x", tmp_path / "r.pdf", engines=[Engine("pdflatex", (str(script),))], seconds=0.5)
-    assert time.monotonic() - began < 20
     time.sleep(3.2)
     assert not (tmp_path / "child-lived").exists()
 

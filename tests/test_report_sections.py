@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 
 import numpy as np
@@ -15,6 +16,7 @@ from ecgchat_lib.evaluate.classifier import Reading
 from ecgchat_lib.knowledge.entries import load_entries
 from ecgchat_lib.knowledge.limits import load_limits
 from ecgchat_lib.paths import data_folder
+from ecgchat_lib.report import advice
 from ecgchat_lib.report.advice import ENTRY_OF_CODE, ENTRY_OF_FLAG
 from ecgchat_lib.report.markdown import report_markdown
 from ecgchat_lib.report.sections import NOT_RECORDED, QUESTIONS, TITLES, ModelAnswer, PatientDetails, build_report
@@ -133,7 +135,7 @@ def test_said_and_measured_are_kept_apart_and_contradictions_are_marked():
     entries = report.section("Diagnosis").entries
     assert [entry.origin for entry in entries] == ["model", "check", "check"]
     assert entries[1].text == "cut after 64 tokens"
-    assert "“bradycardia”, but 120 bpm was measured" in entries[2].text
+    assert "“Sinus bradycardia”, but 120 bpm was measured" in entries[2].text
     assert report.by_model
     others = [entry for section in report.sections for entry in section.entries if section.title != "Diagnosis"]
     assert not any("aspirin" in entry.text for entry in others)  # no recommendation comes from a model
@@ -186,9 +188,36 @@ def test_the_classifiers_labels_stand_apart_with_probabilities():
     assert [entry.label for entry in against] == ["Contradicts the classifier"]
     assert report.contradicted == 1
     assert build_report(recording(), measured(), UNUSABLE, reading=READING).rhythm == ""
-    reversed_ = ModelAnswer("Diagnosis", "?", "I can't say.", abstained=True, reason="reversed")
-    silent = build_report(recording(), measured(), GOOD, [reversed_], reading=READING)
-    assert "classifier" not in {entry.origin for section in silent.sections for entry in section.entries}
+    child = build_report(recording(patient=Patient(3.0)), measured(), GOOD, reading=READING)
+    assert "classifier" not in {entry.origin for section in child.sections for entry in section.entries}
+
+
+def test_of_exchanged_electrodes_nothing_is_concluded():
+    words = "the electrodes of the arms look exchanged"
+    exchanged = Quality(True, (words,), (Finding("reversal", "warn", words, ("I",)),))
+    said = ModelAnswer("Diagnosis", "What is it?", "Left axis deviation.")
+    report = build_report(recording(), measured(heart_rate_bpm=120, axis_deg=-100), exchanged, [said], reading=READING)
+    assert not report.usable
+    assert {item.shown for item in report.flags} == {"not measured"}
+    assert texts(report.section("Pathological Analysis")) == [f"Nothing was judged: {words}."]
+    assert texts(report.section("Diagnosis")) == ["No diagnosis: electrodes look exchanged."]
+    assert texts(report.section("Recommendations"))[0] == "Record the ECG again: check where the electrodes are."
+    assert {entry.origin for section in report.sections for entry in section.entries} <= {
+        "recorded",
+        "measured",
+        "rule",
+    }
+    assert "120 bpm" not in report_markdown(report)
+
+
+def test_a_real_recording_with_exchanged_arms_gets_no_axis():
+    sample = read_recording(data_folder() / "real_sample" / "A0002")
+    signal = sample.signal.copy()  # I turned over, II and III exchanged, aVR and aVL exchanged
+    signal[[0, 1, 2, 3, 4]] = [-signal[0], signal[2], signal[1], signal[4], signal[3]]
+    report = make_report(dataclasses.replace(sample, signal=signal))
+    assert not report.usable
+    assert "frontal axis" not in report.description
+    assert {item.shown for item in report.flags} == {"not measured"}
 
 
 def test_an_abstention_is_no_answer_of_the_model():
@@ -202,21 +231,68 @@ def test_an_abstention_is_no_answer_of_the_model():
 
 def test_what_comes_next_is_from_the_knowledge_base_with_its_source():
     report = build_report(recording(), measured(pr_ms=240, qtc_ms=520), GOOD, reading=READING)
-    advice = [entry for entry in report.section("Recommendations").entries if entry.origin == "knowledge"]
-    assert [entry.label for entry in advice] == [
-        "Inferior infarction (classifier, 0.44; emergency)",
-        "Long QT interval (measured; soon)",
-        "First-degree AV block (measured; routine)",
-        "Right bundle branch block (classifier, 0.91; routine)",
+    lines = advised(report)
+    assert [entry.label for entry in lines] == [
+        "PR interval 240 ms: long, first-degree AV block if each P wave is conducted — measured, routine; "
+        "see: First-degree AV block",
+        "QTc (Bazett) 520 ms: prolonged — measured, soon; see: Long QT interval",
+        "complete right bundle branch block — classifier, 0.91; see: Right bundle branch block",
+        "inferior myocardial infarction — classifier, 0.44, old or new: compare with earlier ECGs; "
+        "see: Inferior infarction",
     ]
-    entries = load_entries()
-    assert advice[2].text.startswith(entries["first-degree-av-block"].next_steps[0])
-    for entry in advice:
+    assert "Compare with earlier tracings and review drugs. A wide QRS complex besides" in lines[0].text
+    for entry in lines:
         (number,) = re.findall(r"\[(\d+)\]$", entry.text)
         assert report.sources[int(number) - 1].doi
     assert len(set(report.sources)) == len(report.sources)
-    child = build_report(recording(patient=Patient(3.0)), measured(pr_ms=240), GOOD, reading=READING)
-    assert not [entry for entry in child.section("Recommendations").entries if entry.origin == "knowledge"]
+    assert not advised(build_report(recording(patient=Patient(3.0)), measured(pr_ms=240), GOOD, reading=READING))
+
+
+def advised(report):
+    return [entry for entry in report.section("Recommendations").entries if entry.origin == "knowledge"]
+
+
+def test_no_finding_is_called_harmless():
+    present = {"CRBBB": 0.9, "LAFB": 0.8, "SBRAD": 0.7, "1AVB": 0.6}
+    report = build_report(recording(), measured(pr_ms=240), GOOD, reading=Reading(present, tuple(present)))
+    text = " ".join(entry.text for entry in advised(report))
+    assert "no treatment" not in text.lower()
+    assert "Look for an added left fascicular block and a long PR interval" in text
+    assert "Look for right bundle branch block and a long PR interval" in text
+    entries = load_entries()
+    for name in {*ENTRY_OF_CODE.values(), *ENTRY_OF_FLAG.values()}:
+        step = advice._line(entries[name], "", "").step
+        assert step, name
+        assert not re.search(r"\b(?:no \w+ (?:is|are) needed|no treatment|nothing|harmless|reassur)", step, re.I), name
+
+
+def test_a_finding_keeps_its_own_name_and_a_statement_its_record():
+    short = advised(build_report(recording(), measured(qtc_ms=385), GOOD))
+    assert [entry.label for entry in short] == ["QTc (Bazett) 385 ms: short — measured; see: QT interval"]
+    assert not {"INJAS", "INJIN", "HVOLT", "AFLT"} & set(ENTRY_OF_CODE)
+    about = json.loads((data_folder() / "weights" / "ecg-classifier-mini" / "manifest.json").read_text())["about"]
+    tested = advice.how_often_right(about)
+    record = json.loads((data_folder() / "results" / "ecg-classifier-mini.json").read_text())["metrics"]["labels"]
+    for code, (right, said) in tested.items():
+        one = record[f"statement:{code}"]
+        assert 0 <= right <= said == one["said"]
+        assert 2 * right / (one["positives"] + said) == pytest.approx(one["f1"], abs=1e-4)
+    assert advice.how_often_right({}) == {}  # of another classifier nothing is known
+    reading = Reading({"ASMI": 0.6}, ("ASMI",))
+    (entry,) = advised(build_report(recording(), measured(), GOOD, reading=reading, tested=tested))
+    assert "right {} times of {} when tested".format(*tested["ASMI"]) in entry.label
+    assert "emergency" not in entry.label
+
+
+def test_measurements_come_first_and_what_is_left_out_is_named():
+    present = {"IMI": 0.9, "ASMI": 0.8, "AFIB": 0.7, "LVH": 0.6, "CLBBB": 0.5, "ISC_": 0.4}
+    found = measured(heart_rate_bpm=25, pr_ms=240)
+    lines = advised(build_report(recording(), found, GOOD, reading=Reading(present, tuple(present))))
+    assert lines[0].label.startswith("Heart rate 25 bpm")
+    assert len(lines) == advice.MOST + 1
+    assert lines[-1].label == "3 more"
+    assert lines[-1].text.count(";") == 2
+    assert lines[-1].text.startswith("left ventricular hypertrophy; complete left bundle branch block; ")
 
 
 def test_what_advice_is_about_exists():

@@ -109,7 +109,10 @@ def serve(
     import threading
 
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # being ended must remove the uploads too
+        for name in ("SIGTERM", "SIGHUP"):  # being ended, or losing the terminal, must remove the uploads too
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup has it ignored
+                signal.signal(number, signal.default_int_handler)
     page = start(port, load=load, model=model, open_browser=open_browser)
     try:
         print(f"{page.url} (Ctrl+C ends it)", file=sys.stderr, flush=True)

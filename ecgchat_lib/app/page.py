@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import gradio as gr
 
 from ecgchat_lib.app.view import (
-    DRAWING,
     Turn,
     announced,
     check_question,
@@ -33,7 +32,7 @@ from ecgchat_lib.app.view import (
     status_html,
     tracings_html,
 )
-from ecgchat_lib.app.visitors import KINDS, MOST_BYTES, Visitor, Visitors, read_upload, told
+from ecgchat_lib.app.visitors import KINDS, MOST_BYTES, MOST_FILES, Visitor, Visitors, read_upload, told
 from ecgchat_lib.chat.grounding import DEFAULT, GROUNDING
 from ecgchat_lib.chat.session import ChatSession
 from ecgchat_lib.ecg.recording import Recording, read_recording
@@ -47,6 +46,8 @@ HOST = "127.0.0.1"
 WAITING = 64  # questions in the queue; more are refused
 EVERY_SECONDS = 0.1  # between two states of an answer that is being made
 IDLE_SECONDS = 2 * 3600.0  # after which a visitor who does nothing has left
+MOST_UPLOAD = MOST_FILES * MOST_BYTES + 2**16  # bytes of one request with files; the rest is what stands between them
+MOST_ASKED = 2**20  # bytes of any other request
 SAMPLES = tuple(f"A{number:04d}" for number in range(1, 11))
 QUESTIONS = (
     "What is the heart rhythm?",
@@ -93,22 +94,28 @@ class Guard:
     """Lets only the addresses through that the page needs, only of this machine, and of the files only reports.
 
     Gradio serves more: uploads of others, files of its caches, a proxy, a log of runs. A page elsewhere could also
-    point its own name at this machine; so the name in the request must be this machine's.
+    point its own name at this machine, or send to it blindly from a visitor's browser; so the name in the request must
+    be this machine's, and a request that another page makes is refused. So is what is too large.
     """
 
-    def __init__(self, app: Any, reports: Path) -> None:
-        """Wrap an ASGI application; `reports` is the folder whose files may be fetched."""
-        self.app, self.reports = app, reports
+    def __init__(self, app: Any, visitors: Visitors) -> None:
+        """Wrap an ASGI application; of the visitors' files only reports may be fetched."""
+        self.app, self.visitors, self.reports = app, visitors, visitors.reports
 
     async def __call__(self, scope: Any, receive: Any, send: Callable[[Any], Awaitable[None]]) -> None:
-        """Answer one request, or refuse it with 403."""
+        """Answer one request, or refuse it."""
+        if scope["type"] == "websocket":  # the page has none
+            await send({"type": "websocket.close", "code": 1008})
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
-        known = len(hosts) == 1 and re.fullmatch(r"(?:127\.0\.0\.1|localhost|\[::1\])(?::\d+)?", hosts[0])
-        if not known or not self.allows(scope["path"]):
-            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
+        refused = (
+            403 if not self.allows(scope["path"]) else self.refuses(scope["method"], scope["path"], scope["headers"])
+        )
+        if refused:
+            head = {"type": "http.response.start", "status": refused, "headers": [(b"content-type", b"text/plain")]}
+            await send(head)
             await send({"type": "http.response.body", "body": b"not served here"})
             return
 
@@ -121,6 +128,28 @@ class Guard:
             await send(message)
 
         await self.app(scope, receive, with_headers)
+
+    def refuses(self, method: str, path: str, headers: list[tuple[bytes, bytes]]) -> int:
+        """Return the status with which a request is refused because of its headers, or 0."""
+        found: dict[str, list[str]] = {}
+        for name, value in headers:
+            found.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+        host = found.get("host", [])
+        if len(host) != 1 or not re.fullmatch(r"(?:127\.0\.0\.1|localhost|\[::1\])(?::\d+)?", host[0]):
+            return 403
+        if any(origin != f"http://{host[0]}" for origin in found.get("origin", [])):
+            return 403
+        if method in ("GET", "HEAD"):
+            return 0
+        if not {"same-origin", "none"}.issuperset(found.get("sec-fetch-site", [])):
+            return 403
+        if "transfer-encoding" in found:  # it doesn't say how much it is
+            return 411
+        upload = path.startswith("/gradio_api/upload")
+        size = found.get("content-length", ["0"])[0]
+        if not re.fullmatch(r"[0-9]{1,15}", size) or int(size) > (MOST_UPLOAD if upload else MOST_ASKED):
+            return 413
+        return 507 if upload and self.visitors.crowded() else 0
 
     def allows(self, path: str) -> bool:
         """Return whether the address is one that the page needs."""
@@ -169,7 +198,7 @@ class Page:
                 raise EcgChatError(f"port {port} of {HOST}: {error.strerror}. Give another port") from None
         for name in ("NO_PROXY", "no_proxy"):  # Gradio asks its own address whether it answers
             os.environ[name] = ",".join(filter(None, (os.environ.get(name), HOST)))
-        guard = Middleware(Guard, reports=self.visitors.reports)
+        guard = Middleware(Guard, visitors=self.visitors)
         _, self.url, _ = self.demo.launch(
             server_name=HOST,
             server_port=port,
@@ -236,6 +265,7 @@ class Page:
         try:
             visitor = self.visitor(request)
             seen = examine(read(visitor))
+            visitor.stay()
         except Exception as error:
             return status_html(_line(error, visitor), "bad"), *[gr.skip()] * 4, None, visitor
         visitor.done = True
@@ -249,8 +279,7 @@ class Page:
     def ask(self, question: str, given: list[str], request: gr.Request) -> Iterator[tuple[Any, ...]]:
         """Ask about the recordings shown; yield the conversation while the answer is made."""
         try:
-            visitor = self.visitor(request)
-            asked = check_question(question, visitor.seen)
+            visitor, asked = self._asked(question, request)
         except Exception as error:
             yield status_html(_line(error), "bad"), gr.skip(), "", gr.skip(), gr.skip()
             return
@@ -272,6 +301,13 @@ class Page:
             turn.error = _line(error, visitor)
         yield "", conversation_html(visitor.turns), announced(turn), gr.skip(), visitor
 
+    def _asked(self, question: str, request: gr.Request) -> tuple[Visitor, str]:
+        """Return who asks, and the question; who brought no recording gets no place among the visitors by asking."""
+        visitor = self.visitors.find(request.session_hash)
+        asked = check_question(question, visitor.seen if visitor is not None else [])
+        assert visitor is not None  # else nothing was seen
+        return visitor, asked
+
     def _conversation(self, visitor: Visitor, given: list[str]) -> ChatSession:
         """Return the visitor's own conversation with the shared model; a new one if the grounding was changed."""
         wanted = frozenset(name for name in given if name in GROUNDING)
@@ -285,19 +321,18 @@ class Page:
 
         visitor: Visitor | None = None
         try:
-            visitor = self.visitor(request)
-            if not visitor.seen:
+            visitor = self.visitors.find(request.session_hash)
+            if visitor is None or not visitor.seen:
                 raise EcgChatError("no recording yet. Drop one, or choose a sample")
             recording = visitor.seen[-1].recording
             session = own_session(self.load(), frozenset(name for name in given if name in GROUNDING))
             ending = KINDS_OF_REPORT[kind]
             name = f"{re.sub(r'[^A-Za-z0-9_-]+', '_', recording.name).strip('_') or 'report'}.{ending}"
-            shutil.rmtree(visitor.reports, ignore_errors=True)
-            visitor.reports.mkdir(mode=0o700)
             content = make_report(recording, session=session)
-            with DRAWING:
-                write_report(recording, visitor.reports / name, kind=ending, report=content)
-            made = sorted(visitor.reports.iterdir(), key=lambda path: path.name != name)
+            with tempfile.TemporaryDirectory(prefix="ecgchat-report-") as folder:
+                write_report(recording, Path(folder) / name, kind=ending, report=content)
+                made = self.visitors.hand_over(visitor, Path(folder))
+            made.sort(key=lambda path: path.name != name)
         except Exception as error:
             return status_html(_line(error, visitor), "bad"), visitor
         return report_html([(f"gradio_api/file={path}", path.name) for path in made]), visitor
@@ -499,14 +534,14 @@ def _theme() -> gr.themes.Base:
         block_title_text_color="#1b2a38",
         block_border_width="1px",
         block_border_color="#c9d3da",
-        input_border_color="#9fb0bb",
+        input_border_color="#7b8c98",
         button_primary_background_fill="#0b5c7a",
         button_primary_background_fill_hover="#084860",
         button_primary_text_color="#ffffff",
         button_secondary_background_fill="#ffffff",
         button_secondary_background_fill_hover="#e6eff3",
         button_secondary_text_color="#0b5c7a",
-        button_secondary_border_color="#9fb0bb",
+        button_secondary_border_color="#7b8c98",
         button_border_width="1px",
         checkbox_background_color_selected="#0b5c7a",
         checkbox_border_color="#6b7c88",

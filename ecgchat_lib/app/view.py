@@ -10,14 +10,15 @@ import base64
 import html
 import io
 import re
-import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ecgchat_lib.errors import EcgChatError
 from ecgchat_lib.knowledge.limits import Flag, cautions, flag_all
-from ecgchat_lib.report.sections import NOTICE
+from ecgchat_lib.report.escaping import shorten
+from ecgchat_lib.report.picture import DRAWING
+from ecgchat_lib.report.sections import NOTICE, withheld
 
 if TYPE_CHECKING:
     from ecgchat_lib.chat.grounding import Evidence
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 PIXELS_PER_INCH = 140
 _JOINERS = "\u200c\u200d"  # Persian words and joined emoji need them; they can't reorder a text
 _LIVE = {"{": "&#123;", "}": "&#125;", "$": "&#36;", "`": "&#96;"}  # Gradio's templates would run these
-DRAWING = threading.Lock()  # matplotlib's fonts and mathematics aren't made for threads
 _KINDS = (
     ("quality", "Quality of the recording"),
     ("measurements", "Measured"),
@@ -85,19 +85,19 @@ def examine(recording: Recording) -> Seen:
         recording: twelve leads in mV.
 
     Returns:
-        What the page shows of it; of an unusable one no measurement is told.
+        What the page shows of it; of an unusable one, or with exchanged electrodes, no measurement is told.
     """
-    from ecgchat_lib.ecg.measure import NUMBERS, Measurements, measure
+    from ecgchat_lib.ecg.measure import measure
     from ecgchat_lib.ecg.paper import describe, draw_paper
     from ecgchat_lib.ecg.quality import judge
 
     quality = judge(recording)
-    unusable = Measurements(reasons=dict.fromkeys(NUMBERS, "the recording isn't usable"))
-    measured = measure(recording) if quality.usable else unusable
+    nothing = withheld(quality)
+    measured = measure(recording) if nothing is None else nothing
     flags = flag_all(measured, sex=recording.patient.sex, age=recording.patient.age)
     with DRAWING:
         drawn = io.BytesIO()
-        figure = draw_paper(recording, measurements=measured if quality.usable else None, quality=quality)
+        figure = draw_paper(recording, measurements=measured if nothing is None else None, quality=quality)
         figure.savefig(drawn, format="png", dpi=PIXELS_PER_INCH)
     picture = f"data:image/png;base64,{base64.b64encode(drawn.getvalue()).decode('ascii')}"
     return Seen(recording, measured, quality, flags, picture, describe(recording, measured, quality=quality))
@@ -154,8 +154,9 @@ def _tracing(seen: Seen, which: str) -> str:
 
 def _table(seen: Seen) -> str:
     """Return the measurements beside their normal ranges; what is out of range is said in words."""
-    if not seen.quality.usable:
-        return '<div class="measured"><p>Nothing was measured: the recording isn\'t usable.</p></div>'
+    if withheld(seen.quality) is not None:
+        why = safe(seen.measurements.reasons["heart_rate_bpm"])
+        return f'<div class="measured"><p>Nothing was measured: {why}.</p></div>'
     rows = []
     for item in seen.flags:
         out = item.status in ("low", "high")
@@ -184,13 +185,16 @@ def _table(seen: Seen) -> str:
 
 def _quality(seen: Seen) -> str:
     usable = seen.quality.usable
-    word = "usable" if usable and not seen.quality.warnings else "usable, with doubts" if usable else "not usable"
-    kind = "good" if usable and not seen.quality.warnings else "doubt" if usable else "bad"
+    doubts = "electrodes look exchanged" if withheld(seen.quality) is not None else "usable, with doubts"
+    word = "not usable" if not usable else doubts if seen.quality.warnings else "usable"
+    kind = "bad" if not usable else "doubt" if seen.quality.warnings else "good"
     parts = [f'<div class="quality"><h3>Quality</h3><p class="verdict {kind}">{word}</p>']
     parts.append(_list(safe(warning) for warning in seen.quality.warnings))
     notes = _list(f'<span dir="auto">{safe(note)}</span>' for note in seen.recording.notes)
     parts.append(f"<h4>While reading</h4>{notes}" if notes else "")
-    comments = _list(f'<span dir="auto">{safe(_cut(comment, 200))}</span>' for comment in seen.recording.comments[:20])
+    comments = _list(
+        f'<span dir="auto">{safe(shorten(comment, 200))}</span>' for comment in seen.recording.comments[:20]
+    )
     if comments:
         parts.append(f"<details><summary>What the file's header says</summary>{comments}</details>")
     return f"{''.join(parts)}</div>"
@@ -209,7 +213,7 @@ def conversation_html(turns: Sequence[Turn], *, busy: bool = False) -> str:
 
 
 def _turn(turn: Turn, newest: bool, busy: bool) -> str:
-    asked = f'<p class="asked" dir="auto"><span class="who">You asked</span> {safe(_cut(turn.question, 500))}</p>'
+    asked = f'<p class="asked" dir="auto"><span class="who">You asked</span> {safe(shorten(turn.question, 500))}</p>'
     if turn.error:
         return f'<article class="turn">{asked}{status_html(turn.error, "bad")}</article>'
     if turn.answer is None:
@@ -258,7 +262,7 @@ def _evidence(answer: Answer, newest: bool) -> str:
             items = [item for item in answer.evidence if item.kind == kind and item.given is given]
             if items:
                 rows = _list(_row(item, several) for item in items)
-                groups.append(f"<div><h4>{title}{said}</h4>{rows}</div>")
+                groups.append(f"<div><h3>{title}{said}</h3>{rows}</div>")
     opened = " open" if newest else ""
     return f'<details class="evidence"{opened}><summary>Evidence</summary>{"".join(groups)}</details>' if groups else ""
 
@@ -266,7 +270,7 @@ def _evidence(answer: Answer, newest: bool) -> str:
 def _row(item: Evidence, several: bool) -> str:
     """Return one line of evidence: whose, what, how sure, where from."""
     parts = [f"<bdi>{safe(item.record)}</bdi>: "] if several and item.record else []
-    parts.append(f'<span dir="auto">{safe(_cut(item.text, 600))}</span>')
+    parts.append(f'<span dir="auto">{safe(shorten(item.text, 600))}</span>')
     if item.score is not None and item.kind in _SCORES:
         parts.append(f' <span class="score">{_SCORES[item.kind]} {item.score:.2f}</span>')
     if item.source:
@@ -286,17 +290,13 @@ def _linked(source: str) -> str:
 
 
 def _notes(answer: Answer) -> str:
-    notes = _list(f'<span dir="auto">{safe(_cut(note, 300))}</span>' for note in answer.notes)
+    notes = _list(f'<span dir="auto">{safe(shorten(note, 300))}</span>' for note in answer.notes)
     return f'<details class="notes"><summary>Notes</summary>{notes}</details>' if notes else ""
 
 
 def _list(items: Iterable[str]) -> str:
     rows = "".join(f"<li>{item}</li>" for item in items)
     return f"<ul>{rows}</ul>" if rows else ""
-
-
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[:limit].rstrip()} … ({len(text) - limit} more characters)"
 
 
 def report_html(files: Sequence[tuple[str, str]]) -> str:

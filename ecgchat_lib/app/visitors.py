@@ -7,15 +7,17 @@ harmless letters, which a WFDB header needs to find its signal file. Taught in: 
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from ecgchat_lib.errors import EcgChatError, RecordError, printable
 
@@ -27,10 +29,13 @@ if TYPE_CHECKING:
 MOST_BYTES = 20 * 2**20  # of one upload
 MOST_FILES = 4  # of one recording: a header and its signal files
 MOST_VISITORS = 50  # at the same time; each has recordings and a conversation in memory
+MOST_TOGETHER = 1 << 30  # bytes of all that the server keeps of all visitors' uploads; beyond it none is taken
 LONGEST_SECONDS = 600.0  # of a recording
 WFDB = (".hea", ".dat", ".mat")
 UNSAID = (".csv", ".tsv", ".npy", ".h5", ".hdf5")  # these may not say rate, leads or unit
 KINDS = (*WFDB, *UNSAID, ".edf", ".bdf", ".dcm", ".dicom")
+PREFIX = "ecgchat-app-"  # of the temporary folder
+LOCK = "lock"  # in it: held as long as the process lives
 _HARMLESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}\.(?:hea|dat|mat)", re.ASCII)
 
 
@@ -61,6 +66,11 @@ class Visitor:
     done: bool = False  # whether `files` were read, so that the next upload begins anew
     gone: bool = False
 
+    def stay(self) -> None:
+        """Raise EcgChatError if the visitor left."""
+        if self.gone:
+            raise EcgChatError("the page was closed meanwhile. Load it again")
+
     def forget_files(self) -> None:
         """Remove the visitor's uploads."""
         for path in self.files.values():
@@ -73,9 +83,13 @@ class Visitors:
     """All visitors, and the temporary folder in which theirs lie."""
 
     def __init__(self) -> None:
-        """Make the temporary folder, which only its owner may enter."""
-        self._folder = tempfile.TemporaryDirectory(prefix="ecgchat-app-", ignore_cleanup_errors=True)
+        """Make the temporary folder, which only its owner may enter; remove those that a killed process left."""
+        sweep(Path(tempfile.gettempdir()))
+        self._folder = tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
         self.root = Path(self._folder.name).resolve()
+        self._held = _hold(self.root / "new")
+        if self._held is not None:
+            (self.root / "new").rename(self.root / LOCK)  # nobody sees it before it is held
         self.cache = self.root / "gradio"  # where Gradio puts uploads; of it only `reports` is served
         self.reports = self.cache / "reports"
         self.private = self.root / "visitors"
@@ -103,14 +117,45 @@ class Visitors:
                 self._here[key] = visitor
             return self._here[key]
 
+    def find(self, key: str | None) -> Visitor | None:
+        """Return the visitor of a tab, or None if nothing was given there yet."""
+        with self._lock:
+            return self._here.get(key or "")
+
+    def hand_over(self, visitor: Visitor, made: Path) -> list[Path]:
+        """Put a report's files where the visitor can fetch them, instead of the last one's.
+
+        Args:
+            visitor: who asked.
+            made: a folder of finished files; they are copied.
+
+        Raises:
+            EcgChatError: the visitor left meanwhile, and nothing may be left behind.
+        """
+        with self._lock:  # a visitor who leaves now waits for this, and then takes the files along
+            visitor.stay()
+            shutil.rmtree(visitor.reports, ignore_errors=True)
+            visitor.reports.mkdir(mode=0o700)
+            return [Path(shutil.copyfile(path, visitor.reports / path.name)) for path in sorted(made.iterdir())]
+
+    def crowded(self) -> bool:
+        """Whether there is no room for another recording's upload."""
+        total = 0
+        for path in self.cache.rglob("*"):
+            try:
+                total += path.lstat().st_size
+            except OSError:  # removed meanwhile
+                continue
+        return total > MOST_TOGETHER - MOST_FILES * MOST_BYTES
+
     def leave(self, key: str | None) -> None:
         """Remove everything that a visitor brought or got."""
         with self._lock:
             visitor = self._here.pop(key or "", None)
             others = {path for other in self._here.values() for path in other.cached}
-        if visitor is None:
-            return
-        visitor.gone = True
+            if visitor is None:
+                return
+            visitor.gone = True
         for path in visitor.cached - others:  # two visitors with the same file share the server's copy
             shutil.rmtree(path.parent, ignore_errors=True)
         for folder in (visitor.uploads, visitor.reports):
@@ -125,6 +170,8 @@ class Visitors:
         for key in list(self._here):
             self.leave(key)
         self._folder.cleanup()
+        if self._held is not None:
+            self._held.close()
 
     def receive(self, visitor: Visitor, uploads: Sequence[str | Path]) -> None:
         """Take uploads over into the visitor's own folder.
@@ -139,8 +186,8 @@ class Visitors:
         Raises:
             EcgChatError: too many, too large, of an unknown kind, empty, or not from this server's uploads.
         """
+        visitor.cached.update(path for path in map(Path, uploads) if self._is_upload(path))  # refused ones must go, too
         paths = [self._checked(Path(upload)) for upload in uploads]
-        visitor.cached.update(paths)
         together = all(path.suffix.lower() in WFDB for path in (*paths, *map(Path, visitor.files)))
         if visitor.done or not together:
             visitor.forget_files()
@@ -158,11 +205,52 @@ class Visitors:
             target.chmod(0o600)
             visitor.files[path.name] = target
 
+    def _is_upload(self, path: Path) -> bool:
+        """Whether it is a file in a folder of its own, as Gradio keeps uploads."""
+        inside = path.resolve().parent.parent == self.cache and path.resolve().parent != self.reports
+        return inside and ".." not in path.parts and not path.is_symlink() and path.is_file()
+
     def _checked(self, path: Path) -> Path:
         """Return an upload's path if it can be taken."""
-        if path.is_symlink() or self.cache not in path.resolve().parents or not path.is_file():
+        if not self._is_upload(path):
             raise EcgChatError(f"{_short(path)}: the upload was lost. Give the file again")
         return check_upload(path)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed pages of the same user left in a folder: theirs whose lock nobody holds.
+
+    Args:
+        folder: where temporary folders are made.
+    """
+    if not hasattr(os, "getuid"):  # without such locks, nobody knows which are in use
+        return
+    for found in folder.glob(f"{PREFIX}*"):
+        try:
+            about = found.lstat()
+            if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or not (found / LOCK).is_file():
+                continue
+            held = _hold(found / LOCK)
+        except OSError:  # somebody else removed it meanwhile
+            continue
+        if held is not None:
+            with held:
+                shutil.rmtree(found, ignore_errors=True)
+
+
+def _hold(path: Path) -> IO[str] | None:
+    """Return a file with a lock that goes when the process does; None if another has it, or there are no locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
 
 
 def check_upload(path: Path) -> Path:

@@ -32,7 +32,7 @@ LONGEST_NAME = 200  # characters of a conversation's name; all of them are remem
 MOST_RECORDS = 16  # recordings of one question; all of them are in memory at the same time
 
 Tell = Callable[[EcgChatError], None]
-WriteReport = Callable[["Recording", Path, str], object]
+WriteReport = Callable[["Recording", Path, str, frozenset[str]], object]
 
 
 class Read(Protocol):

@@ -50,11 +50,19 @@ class Decoding:
 
 @dataclass(frozen=True)
 class _Round:
-    """A question, with what stands before it, and its answer."""
+    """A question, with what stands before it, and its answer.
+
+    Attributes:
+        opening: ECGs and their lines, which are kept when the turn is dropped.
+        question: what was asked.
+        answer: None while it isn't there yet.
+        beside: lines for this question alone, which go with it.
+    """
 
     opening: str
     question: str
     answer: str | None = None
+    beside: str = ""
 
 
 @dataclass
@@ -132,24 +140,31 @@ class Conversation:
         """Return the answer to a question; see `say`."""
         return "".join(self.say(question))
 
-    def say(self, question: str) -> Generator[str, None, None]:
+    def say(self, question: str, lines: Sequence[str] = ()) -> Generator[str, None, None]:
         """Ask a question; yield its answer piece by piece, in whole characters and without marks.
 
         The turn is part of the conversation as soon as the iterator ends, is closed, or another question is asked; a
         stream that was broken off leaves the answer as far as it was made.
 
+        Args:
+            question: in English.
+            lines: what else stands before this question, such as a line of knowledge; they are dropped with it.
+
         Raises:
-            EcgChatError: the question is empty, holds a mark, or doesn't fit into the model with its ECGs; or the model
-            is in training mode, where its dropout would make the cache wrong.
+            EcgChatError: the question is empty or doesn't fit into the model with its ECGs; it or a line holds a mark;
+            or the model is in training mode, where its dropout would make the cache wrong.
         """
         if self.chat.training:
             raise EcgChatError("the chat model is in training mode. Call chat.eval() before asking")
         if not question.strip():
             raise EcgChatError("the question is empty, expected a sentence such as 'What is the heart rhythm?'")
         self._refuse_marks(question, "the question")
+        for line in lines:
+            self._refuse_marks(line, "a line beside the question")
         self._close()
-        ids = self._fit(question)
-        self._rounds.append(_Round(self._waiting, question))
+        asked = _Round(self._waiting, question, beside=opening(lines, ecg=False))
+        ids = self._fit(asked)
+        self._rounds.append(replace(asked, opening=self._waiting))
         self._waiting = ""
         self._running = self._stream(ids)
         return self._running
@@ -174,14 +189,14 @@ class Conversation:
             self._waiting = self._rounds.pop().opening + self._waiting
         self._running = None
 
-    def _fit(self, question: str) -> tuple[int, ...]:
-        """Return the ids of the prompt, after dropping the oldest turns if it would be too long.
+    def _fit(self, asked: _Round) -> tuple[int, ...]:
+        """Return the ids of the prompt with a new question, after dropping the oldest turns if it would be too long.
 
         When turns are dropped, half of the room is cleared, so that the cache isn't rebuilt again at the next turn.
         """
         assert self.length is not None
         room = self.length - self.decoding.max_new_tokens
-        turns = [*self._rounds, _Round(self._waiting, question)]
+        turns = [*self._rounds, asked]
         ids = self._prompt(turns)
         if self._places(ids) <= room:
             return ids
@@ -199,7 +214,7 @@ class Conversation:
         return ids
 
     def _prompt(self, rounds: Sequence[_Round]) -> tuple[int, ...]:
-        turns = [(item.opening + item.question, item.answer) for item in rounds]
+        turns = [(item.opening + item.beside + item.question, item.answer) for item in rounds]
         return prompt_ids(turns, self.chat.tokenizer, self.chat.template, system=self.system)
 
     def _places(self, ids: Sequence[int]) -> int:

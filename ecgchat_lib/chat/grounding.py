@@ -1,8 +1,8 @@
 """What the prompt carries besides the question, and what the answer can be held against: each a line with its source.
 
 Five things, each of which can be left out: the ECG tokens, the classifier's labels, the measurements, the reports of
-the nearest recordings, and what the knowledge base says. How each line is written was chosen by measuring on one half
-of PTB-XL's fold 9 (`benchmarks/grounding.py`, `data/results/grounding.json`). Taught in: 13 §1.
+the nearest recordings, and what the knowledge base says. `benchmarks/grounding.py` compares the ways in
+which each line can be written. Taught in: 13 §1.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ LABELS_FORM = "reader"  # the chat mini's own reader writes its line; or one of 
 NEIGHBOURS_FORM = "findings 3"  # one of `NEIGHBOURS`
 LONGEST_TALK, MOST_NAMED = 5000, 8  # characters searched for names of findings, and statements listed for them
 LONGEST_LINE = 400  # characters of a line that quotes something
+MOST_KNOWN, LONGEST_KNOWN = 1, 200  # entries of the knowledge base that stand in a prompt, and characters of each
 
 
 @dataclass(frozen=True)
@@ -137,8 +138,14 @@ def labels_evidence(reading: Reading, record: str, about: str = "") -> tuple[Evi
     """
     named = dict.fromkeys(code for _, finding in find_names(about[:LONGEST_TALK]) for code in sorted(finding.codes))
     more = [code for code in named if code in reading.probabilities and code not in reading.present][:MOST_NAMED]
+    return chances(reading, record, {*reading.present, *more})
+
+
+def chances(reading: Reading, record: str, codes: Iterable[str]) -> tuple[Evidence, ...]:
+    """Return what the classifier says of some statements, the likeliest first, as far as it knows them."""
     out = []
-    for code in sorted({*reading.present, *more}, key=lambda one: -reading.probabilities[one]):
+    known = {code for code in codes if code in reading.probabilities}
+    for code in sorted(known, key=lambda one: (-reading.probabilities[one], one)):
         chance, limit = reading.probabilities[code], reading.thresholds.get(code)
         beside = "" if limit is None else f", threshold {limit:.0%}".replace("%", " %")
         text = f"{STATEMENTS[code].description}: {chance:.0%}".replace("%", " %") + beside
@@ -189,7 +196,7 @@ NEIGHBOURS: Mapping[str, Callable[[Sequence[Neighbour]], list[str]]] = MappingPr
 # --- knowledge
 
 
-def knowledge_lines(hits: Sequence[Hit], most: int = 1, limit: int = 200) -> list[str]:
+def knowledge_lines(hits: Sequence[Hit], most: int = MOST_KNOWN, limit: int = LONGEST_KNOWN) -> list[str]:
     """Return a line for each of the best entries: its summary."""
     from ecgchat_lib.knowledge.entries import summary
 

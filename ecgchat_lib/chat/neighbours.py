@@ -82,7 +82,7 @@ class Neighbours:
             )
 
     def nearest(self, embedding: np.ndarray, top: int = 3, *, besides: Recording | None = None) -> list[Neighbour]:
-        """Return the nearest recordings, best first, each report once.
+        """Return the nearest recordings, best first. Several may have the same report, and each counts.
 
         Args:
             embedding: (dim,) of the recording that is asked about.

@@ -20,7 +20,7 @@ import tempfile
 import threading
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -75,11 +75,13 @@ class Scope:
         kind: one of `KINDS`.
         reason: a sentence for the user that says why there is no answer; "" for "ecg" and "knowledge".
         probability: of the kind, by the regression; 1 where a rule decided.
+        question: what was asked; for a bare "Why?" the question that it goes back to.
     """
 
     kind: str
     reason: str
     probability: float
+    question: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -151,8 +153,8 @@ def _question(item: Any, kind: str, path: Path) -> Question:
 # ---- what findings are called ---------------------------------------------------------------------------------------
 
 TAUGHT = frozenset(code for finding in FINDINGS for code in finding.codes)
-# Told without the chat model: LPR and the voltages are measured, the others are labels of the shipped classifier.
-_BESIDE = frozenset({"NORM", "LPR", "VCLVH", "HVOLT", "LVOLT", "QWAVE", "ABQRS", "NST_", "IVCD", "PRC(S)"})
+# Answered all the same: what is normal is taught as a verdict, and a long PR interval is measured.
+_BESIDE = frozenset({"NORM", "LPR"})
 _MEASURED = (
     *("axis deviation", "left axis deviation", "right axis deviation", "normal axis", "extreme axis deviation"),
     *("bradycardia", "tachycardia", "arrhythmia", "irregular rhythm", "short pr interval", "prolonged pr interval"),
@@ -330,8 +332,11 @@ _MARKS = re.compile(  # of chat templates, and the beginnings of lines that only
 _SPELLED = re.compile(r"(?:(?<!\w)\w[\s.\-_*]+){8,}")  # l e t t e r by letter
 _TARGET = (
     r"(?:\binstructions?\b|\brules?\b(?! out)|\bprompts?\b|\bguidelines?\b|\bdirectives?\b|\brestrictions?\b|"
-    r"\btold\b|\b(?:every|any)thing (?:above|before)|\bpolic(?:y|ies)\b|\bfilters?\b)"
+    r"\btold\b|\b(?:every|any)thing (?:above|before)|\bpolic(?:y|ies)\b|\byour (?:\w+ )?filters?\b)"
 )
+_QUOTE = r"(?:[\"“‘]|(?<!\w)')"  # not the apostrophe of "what's"
+_ASSUME = r"\b(?:assum(?:e|ing)|suppos(?:e|ing)|imagin(?:e|ing))\b"
+_AS_WISHED = r"\b(?:normal|healthy|artefacts?|artifacts?|wrong)\b"
 _RULES = tuple(
     re.compile(pattern)
     for pattern in (
@@ -339,7 +344,8 @@ _RULES = tuple(
         rf"set aside|pay no attention to|do not (?:follow|obey)|don't (?:follow|obey)|stop following)\b.{{0,50}}"
         rf"{_TARGET}",
         r"\b(?:ignore|disregard|override|bypass|skip|disable|do not use|don't use|without using|turn off|switch off)\b"
-        r".{0,30}\b(?:measure|measured|evidence|checks?|checking|checker|safety|tracing|classifier)",
+        r".{0,30}\b(?:measure|measured|evidence|checks?|checking|checker|safety|classifier)",
+        r"\b(?:ignore|disregard) (?:(?:what(?:ever)?|all of) )?(?:the|this|that|my) tracing\b",
         r"\b(?:system|hidden|secret|initial|original|developer'?s?)\s+(?:prompt|instructions?|messages?|rules|text)\b",
         r"\b(?:reveal|print|show|output|repeat|leak|display|translate|summari[sz]e|tell me|give me|copy|list)\b"
         r".{0,30}\byour\s+(?:own\s+)?(?:prompt|instructions|rules|configuration|guidelines)\b",
@@ -347,14 +353,16 @@ _RULES = tuple(
         r"\b(?:pretend|role ?play|act as (?:if|a|an|though|my)|you are now|you're now|play the part)\b",
         r"\bfrom (?:now|here) on\b|\bnew (?:instructions?|rules?|task)\s*:|"
         r"\bwhatever (?:you|the ecg|it|is) (?:see|show|mea)",
-        r"\b(?:say|reply|answer|respond|output|write|state|print)\b.{0,20}\b(?:only|just|exactly|nothing but)\b.{0,30}"
-        r"[\"'“‘:]",
-        r"\b(?:only|just|simply) (?:say|reply|answer|output|print|write)\b.{0,12}[\"'“‘]|\brepeat after me\b",
+        r"\b(?:say|reply|answer|respond|output|write|state|print)\b.{0,20}\b(?:only|just|exactly|nothing but)\b"
+        rf".{{0,30}}(?:{_QUOTE}|:)",
+        rf"\b(?:only|just|simply) (?:say|reply|answer|output|print|write)\b.{{0,12}}{_QUOTE}|\brepeat after me\b",
         r"\blie (?:to (?:me|him|her|them|the)|about)\b|\bmake (?:something|things|it|them) up\b|\bmake up an?\b|"
         r"\b(?:an?|some) (?:false|fake|made up|untrue|wrong) (?:\w+ ){0,2}(?:rate|rhythm|reading|report|answer|value)",
         r"\bset(?:ting)? (?:your|the|all|these|those) .{0,40}\baside\b|\bnow you\s*:|\bq\s*:.{1,200}\ba\s*:",
-        r"\b(?:assum(?:e|ing)|suppos(?:e|ing)|imagin(?:e|ing)|in a world)\b.{0,80}"
-        r"\b(?:normal|healthy|rules?|artefacts?|artifacts?|wrong)\b",
+        rf"{_ASSUME}.{{0,80}}\b(?:no|without|other|new)\b.{{0,20}}\brules?\b|\bin a world\b.{{0,80}}{_AS_WISHED}|"
+        rf"{_ASSUME}.{{0,80}}\bwere (?:all |only |just )?{_AS_WISHED}",
+        rf"{_ASSUME}(?=.{{0,80}}{_AS_WISHED})"
+        r".{0,120}(?:\b(?:and|then|so|please)|[,.;:])\s+(?:say|answer|reply|write|confirm|state|call it)\b",
         r"\binstead of the (?:true|real|measured|right|correct)\b|\bfirst letters?\b.{0,20}\b(?:of|from)\b",
         r"\bso (?:write|say|print|report|produce|call it|confirm)\b",
         r"\b(?:decode|decrypt|rot ?13|base ?64|caesar|hexadecimal)\b|\bread\b.{0,20}\bbackwards?\b",
@@ -711,7 +719,7 @@ def scope_of(question: str, *, turns: Sequence[tuple[str, str]] = ()) -> Scope:
     while before and _is_bare(text):
         before -= 1
         text = _clean(turns[before][0])
-    return scopes_of([text])[0]
+    return replace(scopes_of([text])[0], question=text)
 
 
 def scopes_of(questions: Sequence[str]) -> list[Scope]:

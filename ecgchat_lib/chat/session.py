@@ -8,13 +8,14 @@ is a teaching model and no medical device. Taught in: 13 §1.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ecgchat_lib.chat.checking import Contradiction, contradictions, marked, unchecked
+from ecgchat_lib.chat.checking import Contradiction, contradictions, marked, of_several, unchecked
 from ecgchat_lib.chat.grounding import (
     DEFAULT,
     GROUNDING,
@@ -23,6 +24,7 @@ from ecgchat_lib.chat.grounding import (
     NEIGHBOURS,
     NEIGHBOURS_FORM,
     Evidence,
+    chances,
     grounding,
     knowledge_lines,
     labels_evidence,
@@ -30,7 +32,8 @@ from ecgchat_lib.chat.grounding import (
 from ecgchat_lib.ecg.measure import NUMBERS, Measurements, measure
 from ecgchat_lib.ecg.quality import Quality, judge
 from ecgchat_lib.ecg.recording import Recording, model_window, read_recording
-from ecgchat_lib.errors import EcgChatError
+from ecgchat_lib.errors import EcgChatError, ParameterError
+from ecgchat_lib.instruct.vocabulary import find_names
 from ecgchat_lib.instruct.wording import measured_line
 from ecgchat_lib.paths import data_folder
 
@@ -127,6 +130,7 @@ class _Heard:
     signs: str = ""  # the reader's line
     reading: Reading | None = None
     near: tuple[Neighbour, ...] = ()
+    labels: str = LABELS_FORM  # how the labels are written
 
     def lines(self, with_: frozenset[str]) -> tuple[str, ...]:
         """Return what the prompt says about it in words."""
@@ -153,8 +157,8 @@ class _Heard:
         return tuple(out)
 
     def _labels(self) -> list[Evidence]:
-        if self.reading is not None and (LABELS_FORM != "reader" or not self.signs):
-            form = LABELS_FORM if LABELS_FORM in LABELS else "signs"
+        if self.reading is not None and (self.labels != "reader" or not self.signs):
+            form = self.labels if self.labels in LABELS else "signs"  # a model without a reader
             return [Evidence("labels", LABELS[form](self.reading), "classifier", record=self.recording.name)]
         return [Evidence("labels", self.signs, "reader", record=self.recording.name)] if self.signs else []
 
@@ -175,12 +179,15 @@ class ChatSession:
         chat: the chat model.
         encoder: ECG-CoCa, whose tokens the model reads.
         turns: (question, answer) pairs about the current recordings.
-        with_: what the model is given about a recording, see `grounding`.
+        with_: what the model is given about a recording, see `grounding`. A question about ECGs in general is answered
+            from the knowledge base all the same: the model isn't asked.
         decoding: how the next token is chosen; greedily, 64 tokens at most, if None.
         classifier: what checks the answers, and stands in the evidence; None: only the measurements do.
         neighbours: where the nearest recordings are looked up; None: prompts go without.
         knowledge: what finds entries of the knowledge base; None: prompts go without.
         scope: tells which questions are none for this model; None: every question is asked.
+        labels: how the labels stand in the prompt: "reader" (the chat model's own reader writes them), or one of
+            `grounding.LABELS`, which are the classifier's; `grounding.LABELS_FORM` is the shipped one.
     """
 
     chat: EcgChat
@@ -192,6 +199,7 @@ class ChatSession:
     neighbours: Neighbours | None = None
     knowledge: Retriever | None = None
     scope: Callable[..., Scope] | None = None
+    labels: str = LABELS_FORM
     _heard: list[_Heard] = field(default_factory=list)
     _conversation: Conversation | None = None
 
@@ -230,25 +238,26 @@ class ChatSession:
         """
         asked = self._plain(question)
         heard = self._listen(recording)
-        settled = self._settle(heard, question)
+        scope = self._scope_of(question, self.turns)
+        settled = self._settle(heard, question, scope)
         if settled is not None:
             self.turns.append((asked, settled.text))
             yield settled.text
             return settled
         talk = self._conversation
         assert talk is not None
-        hits = self._look_up(asked)
-        talk.add(None, self._known(hits))
+        hits = self._look_up(_meant(scope, asked))
         decoding = self._decoding()  # an earlier question's max_new_tokens was meant for that one alone
         talk.decoding = decoding if max_new_tokens is None else replace(decoding, max_new_tokens=max_new_tokens)
-        pieces, told = talk.say(asked), ""
+        pieces, told, place = talk.say(asked, self._known(hits)), "", len(self.turns)
         try:
             for piece in pieces:
                 told += piece
                 yield piece
         finally:
             pieces.close()
-            self.turns.append((asked, told))
+            if self._conversation is talk:  # else it was forgotten meanwhile
+                self.turns.insert(place, (asked, told))
         return self._answer(heard, question, told, hits)
 
     def ask_many(self, asked: Sequence[tuple[Recordings, str]]) -> list[Answer | EcgChatError]:
@@ -259,11 +268,19 @@ class ChatSession:
 
         Returns:
             For each its answer, or the error that says why there is none.
+
+        Raises:
+            ParameterError: `decoding` draws the tokens; answers that are made together are greedy.
         """
         import torch
 
         from ecgchat_lib.chat.template import encode
 
+        if self._decoding().temperature:
+            raise ParameterError(
+                f"temperature={self._decoding().temperature}: several questions at once are answered "
+                "greedily, expected 0. Ask them one by one"
+            )
         known: dict[int, _Heard] = {}  # a recording that is asked about several times is heard once
         out: list[Answer | EcgChatError | None] = [None] * len(asked)
         prompts, ecg, open_ones = [], [], []
@@ -273,11 +290,12 @@ class ChatSession:
                 for item in items:
                     known[id(item)] = known.get(id(item)) or self._hear(item)
                 heard, plain = [known[id(item)] for item in items], self._plain(question)
-                settled = self._settle(heard, question, ())
+                scope = self._scope_of(question, ())
+                settled = self._settle(heard, question, scope)
                 if settled is not None:
                     out[place] = settled
                     continue
-                hits = self._look_up(plain)
+                hits = self._look_up(_meant(scope, plain))
                 turn = self._before(heard, self._known(hits)) + plain
                 prompt = encode([(turn, None)], self.chat.tokenizer, self.chat.template)
                 self._check_length(prompt, heard)
@@ -343,7 +361,8 @@ class ChatSession:
     def _hear(self, recording: OneRecording) -> _Heard:
         recording = recording if isinstance(recording, Recording) else read_recording(recording)
         near = self.neighbours if "neighbours" in self.with_ else None
-        return hear(recording, self.encoder, self.chat.reader, self.classifier, near)
+        heard = hear(recording, self.encoder, self.chat.reader, self.classifier, near)
+        return replace(heard, labels=self.labels)
 
     def _lines(self, heard: _Heard) -> list[str]:
         """Return what the prompt says about a recording; marks of the template can't be in it."""
@@ -368,35 +387,39 @@ class ChatSession:
         about = "".join(opening(self._lines(item), ecg="tokens" in self.with_) for item in heard)
         return about + opening(known, ecg=False)
 
-    def _settle(
-        self, heard: Sequence[_Heard], question: str, turns: Sequence[tuple[str, str]] | None = None
-    ) -> Answer | None:
+    def _scope_of(self, question: str, turns: Sequence[tuple[str, str]]) -> Scope | None:
+        return None if self.scope is None else self.scope(question, turns=turns)
+
+    def _settle(self, heard: Sequence[_Heard], question: str, scope: Scope | None) -> Answer | None:
         """Return the answer to a question that the model isn't asked, or None."""
-        scope = None if self.scope is None else self.scope(question, turns=self.turns if turns is None else turns)
         if scope is not None and scope.kind == "knowledge" and self.knowledge is not None:
-            return self._from_knowledge(heard, question)
+            return self._from_knowledge(heard, question, _meant(scope, question))
         if scope is not None and scope.kind in ("outside", "instruction"):
             return _abstain(heard, question, scope.reason, scope.kind)
         if any(item.tokens is None for item in heard):
             return refuse(heard, question)
         if scope is not None and scope.kind == "unknown_finding":
-            return _abstain(heard, question, scope.reason, scope.kind)
+            return _abstain(heard, question, scope.reason, scope.kind, _classified(heard, _meant(scope, question)))
         return None
 
-    def _from_knowledge(self, heard: Sequence[_Heard], question: str) -> Answer:
-        """Answer a question about ECGs in general by quoting the knowledge base, without the model."""
+    def _from_knowledge(self, heard: Sequence[_Heard], question: str, meant: str) -> Answer:
+        """Answer a question about ECGs in general by quoting the knowledge base, without the model.
+
+        Whatever `with_` says: that is about what the model is given. The course's own knowledge base always quotes
+        something, since its search ranks entries and has no least score; each line's score stands beside it.
+        """
         from ecgchat_lib.knowledge.answers import quote
 
         assert self.knowledge is not None
-        said = quote(question, self.knowledge.search(question, MOST_ENTRIES))
-        if not said.text:
-            return _abstain(heard, question, "I found nothing about that in the knowledge base.", "outside")
+        said = quote(meant, self.knowledge.search(meant, MOST_ENTRIES))
         evidence = tuple(
-            Evidence("knowledge", line.text, _sources(line.entry), round(line.score, 4)) for line in said.lines
+            Evidence("knowledge", line.text, _sources(line.entry), round(line.score, 4), given=False)
+            for line in said.lines
         )
         first, *others = (item.measurements for item in heard)
         notes = ("quoted from the knowledge base; it isn't about this recording",)
-        return Answer(said.text, question, first, evidence, (), notes, others=tuple(others))
+        text = said.text or "I found nothing about that in the knowledge base."
+        return Answer(text, question, first, evidence, (), notes if evidence else (), others=tuple(others))
 
     def _answer(self, heard: Sequence[_Heard], question: str, text: str, hits: Sequence[Hit]) -> Answer:
         """Put an answer together with what is known beside it, and with what of it is contradicted."""
@@ -406,10 +429,9 @@ class ChatSession:
             for line, hit in zip(self._known(hits), hits, strict=False)
         ]
         first, *others = (item.measurements for item in heard)
-        notes = [*_notes(heard), *_unchecked(text, heard)]
-        return Answer(
-            text, question, first, tuple(evidence), _contradicted(text, heard), tuple(notes), others=tuple(others)
-        )
+        found, unclear = _contradicted(text, heard)
+        notes = (*_notes(heard), *unclear, *_unchecked(text, heard))
+        return Answer(text, question, first, tuple(evidence), found, notes, others=tuple(others))
 
 
 def _sources(entry: Any) -> str:
@@ -417,14 +439,15 @@ def _sources(entry: Any) -> str:
     return f"{entry.title}: {'; '.join(map(str, entry.citations))}"
 
 
-def _contradicted(text: str, heard: Sequence[_Heard]) -> tuple[Contradiction, ...]:
-    """Return what contradicts an answer; about several recordings, only what all of them contradict."""
-    found = [
-        contradictions(text, h.measurements, h.reading, sex=h.recording.patient.sex, age=h.recording.patient.age)
-        for h in heard
-    ]
-    places = [{(item.field, item.start) for item in items} for items in found]
-    return tuple(item for item in found[0] if all((item.field, item.start) in others for others in places))
+def _contradicted(text: str, heard: Sequence[_Heard]) -> tuple[tuple[Contradiction, ...], tuple[str, ...]]:
+    """Return what contradicts an answer, and a note where nobody can tell which recording it means."""
+    several = len(heard) > 1
+    found = []
+    for item in heard:
+        patient = item.recording.patient
+        checked = (text, item.measurements, item.reading)
+        found.append(contradictions(*checked, sex=patient.sex, age=patient.age, repeated=several))
+    return of_several(text, found, [item.recording.name for item in heard]) if several else (found[0], ())
 
 
 def _unchecked(text: str, heard: Sequence[_Heard]) -> tuple[str, ...]:
@@ -447,10 +470,28 @@ def _notes(heard: Sequence[_Heard]) -> tuple[str, ...]:
     return tuple(f"{item.recording.name}: {note}" for item in heard for note in item.notes)
 
 
-def _abstain(heard: Sequence[_Heard], question: str, text: str, reason: str) -> Answer:
-    """Return what is said instead of an answer because of the question."""
+def _meant(scope: Scope | None, question: str) -> str:
+    """Return the question that a bare one, such as "Why?", goes back to; else the question itself."""
+    return scope.question if scope is not None and scope.question else question
+
+
+def _classified(heard: Sequence[_Heard], question: str) -> tuple[Evidence, ...]:
+    """Return what the classifier says of the findings that a question names."""
+    named = {code for _, finding in find_names(question) for code in finding.codes}
+    return tuple(
+        one for item in heard if item.reading is not None for one in chances(item.reading, item.recording.name, named)
+    )
+
+
+def _abstain(
+    heard: Sequence[_Heard], question: str, text: str, reason: str, evidence: tuple[Evidence, ...] = ()
+) -> Answer:
+    """Return what is said instead of an answer because of the question; and what the classifier says, if anything."""
     first, *others = (item.measurements for item in heard)
-    return Answer(text, question, first, (), (), (), True, reason, tuple(others))
+    if evidence:
+        told = (f"{one.record}: {one}" if others else str(one) for one in evidence)
+        text += f" The classifier, which is a model of its own and often wrong, gives: {'; '.join(told)}."
+    return Answer(text, question, first, evidence, (), (), True, reason, tuple(others))
 
 
 def refuse(heard: Sequence[_Heard], question: str) -> Answer:
@@ -519,12 +560,21 @@ def _same(one: Recording, other: Recording) -> bool:
     import numpy as np
 
     return one is other or (
-        one.name == other.name and one.fs == other.fs and np.array_equal(one.signal, other.signal, equal_nan=True)
+        one.name == other.name
+        and one.fs == other.fs
+        and one.patient == other.patient
+        and np.array_equal(one.signal, other.signal, equal_nan=True)
     )
 
 
-@cache
-def _load_parts(folder: Path, quantized: bool, device: str) -> tuple[EcgChat, EcgCoca, DiagnosisClassifier]:
+def _state(*folders: Path) -> str:
+    """Return a hash of folders' manifests, which name the sha256 of every other file in them."""
+    manifests = [folder / "manifest.json" for folder in folders]
+    return hashlib.sha256(b"\0".join(p.read_bytes() if p.is_file() else b"" for p in manifests)).hexdigest()
+
+
+@lru_cache(maxsize=2)  # a folder that was written anew is another one
+def _load_parts(folder: Path, quantized: bool, device: str, state: str) -> tuple[EcgChat, EcgCoca, DiagnosisClassifier]:
     from ecgchat_lib.chat.checkpoint import load_chat_model
     from ecgchat_lib.coca.checkpoint import MINI_FOLDER as ENCODER_FOLDER
     from ecgchat_lib.coca.checkpoint import WEIGHTS, load_coca
@@ -563,6 +613,7 @@ def load_chat(
     with_: str | Iterable[str] = "default",
     decoding: Decoding | None = None,
     neighbours: str | Path | None = None,
+    labels: str = LABELS_FORM,
 ) -> ChatSession:
     """Load a chat model with all that belongs to it and start a session. Loading the same one again is free.
 
@@ -574,18 +625,27 @@ def load_chat(
         decoding: how the next token is chosen; greedily if None.
         neighbours: a folder written by `chat.neighbours.build_neighbours`; None: the course's own, if `with_` has
             "neighbours".
+        labels: how the labels stand in the prompt, see `ChatSession`.
 
     Raises:
-        ParameterError: an unknown name in `with_`.
+        ParameterError: an unknown name in `with_`, or another form of labels.
         MissingPartError: weights, the language model or the neighbours aren't on this machine.
         EcgChatError: a hash differs, or the weights were trained with another encoder.
     """
+    from ecgchat_lib.chat.neighbours import FOLDER as NEIGHBOURS_FOLDER
+    from ecgchat_lib.coca.checkpoint import MINI_FOLDER as ENCODER_FOLDER
+    from ecgchat_lib.evaluate.classifier import MINI_FOLDER as CLASSIFIER_FOLDER
+
     place = Path(folder) if folder is not None else data_folder() / MINI_FOLDER
     given = grounding(with_)
-    chat, encoder, classifier = _load_parts(place.resolve(), quantized, device)
+    if labels != "reader" and labels not in LABELS:
+        raise ParameterError(f"labels {labels!r}: expected one of reader, {', '.join(LABELS)}")
+    weights = (data_folder() / ENCODER_FOLDER, data_folder() / CLASSIFIER_FOLDER)
+    chat, encoder, classifier = _load_parts(place.resolve(), quantized, device, _state(place, *weights))
     near = None
     if neighbours is not None or "neighbours" in given:
-        near = _load_neighbours(None if neighbours is None else Path(neighbours).resolve())
+        index = (data_folder() / NEIGHBOURS_FOLDER if neighbours is None else Path(neighbours)).resolve()
+        near = _load_neighbours(index, _state(index, *weights))
     return ChatSession(
         chat,
         encoder,
@@ -595,11 +655,12 @@ def load_chat(
         neighbours=near,
         knowledge=BuiltInKnowledge(),
         scope=within_scope,
+        labels=labels,
     )
 
 
-@cache
-def _load_neighbours(folder: Path | None) -> Neighbours:
+@lru_cache(maxsize=2)
+def _load_neighbours(folder: Path, state: str) -> Neighbours:
     from ecgchat_lib.chat.neighbours import load_neighbours
 
     return load_neighbours(folder)

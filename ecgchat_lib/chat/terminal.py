@@ -95,7 +95,7 @@ _STYLE = Style.from_dict(
 )
 
 Read = Callable[[Path], "Recording"]
-WriteReport = Callable[["Recording", Path, str], object]
+WriteReport = Callable[["Recording", Path, str, frozenset[str]], object]
 
 
 def talk(
@@ -114,8 +114,8 @@ def talk(
         session: the model; what was said before is forgotten.
         recordings: one, or several, the earliest first.
         read: reads a further recording; raises `RecordError` if it can't.
-        write_report: writes the report on a recording into a file, as "pdf", "html" or "md"; it mustn't ask this
-            `session`, whose conversation would be lost. None: there are no reports.
+        write_report: writes the report on a recording into a file, as "pdf", "html" or "md", with what the model is
+            given now; it mustn't ask this `session`, whose conversation would be lost. None: no reports are written.
         keep_history: keep what is typed for the next time, in `HISTORY_FILE`, which only the user can read. A line that
             begins with a space isn't kept, nor is any where the environment variable `NO_HISTORY` is set.
         source: the keyboard, if it isn't standard input.
@@ -280,7 +280,7 @@ class _Talk:
             self._say(f"{path} is left as it is.")
             return
         self._say(f"Writing the report on {recording.name} ...", "quiet")
-        self.write_report(recording, path, kind)
+        self.write_report(recording, path, kind, self.session.with_)
         self._say(f"Report on {recording.name}: {path}")
 
     def _compare(self, argument: str) -> None:

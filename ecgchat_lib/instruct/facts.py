@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,7 @@ _NOT_AFTER = re.compile(
     r"\bnowhere\b|(?:\bis|\bare|\bdoes|\bdo)(?: not|n't)\s*[.!,]*\s*$",
     re.I,
 )
+_WITH = re.compile(r"\bwith\b", re.I)  # "atrial fibrillation with absent P waves": only these are
 _CONTRAST = re.compile(
     r"\b(?:but|however|although|though|yet|whereas|while|except(?: for)?|apart from|aside from|other than|besides|"
     r"nevertheless|because|therefore|hence|instead(?! of)|only)\b|[;—]|\.{3}|"
@@ -83,11 +85,29 @@ _NOTHING_WRONG = re.compile(r"\bno (?:signs? of an? )?abnormal(?:ity|ities| find
 
 @dataclass(frozen=True)
 class Claim:
-    """What a text says of one finding: there (True), not there (False), or not to be told (None)."""
+    """What a text says of one finding: there (True), not there (False), or not to be told (None); and where."""
 
     finding: Finding
     affirmed: bool | None
-    length: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Word:
+    """Words for a measured value or for the whole ECG, such as "left axis deviation", and where they stand.
+
+    Attributes:
+        name: what they mean: a name in `MEASURED_WORDS`, or "normal", "borderline", "abnormal" of a whole ECG.
+        affirmed: False where they are denied.
+        start: where they begin in the text.
+        stop: where they end.
+    """
+
+    name: str
+    affirmed: bool
+    start: int
+    stop: int
 
 
 def claims(text: str) -> list[tuple[Finding, bool]]:
@@ -100,57 +120,86 @@ def claims(text: str) -> list[tuple[Finding, bool]]:
 
 
 def read_claims(text: str) -> list[Claim]:
-    """Return the findings that a text speaks of, those included that it leaves open."""
-    return list(_read_claims(text))
-
-
-@lru_cache(maxsize=50_000)  # a data set says the same sentence thousands of times
-def _read_claims(text: str) -> tuple[Claim, ...]:
+    """Return the findings that a text speaks of, those included that it leaves open; each once in a sentence."""
     found: list[Claim] = []
-    for sentence in _sentences(text):
-        if _GENERAL.search(sentence):
-            continue
-        leaves_open = bool(_OPEN.search(sentence))
-        here = [
-            Claim(finding, None if leaves_open else not denied, place.stop - place.start)
-            for clause in _clauses(sentence)
-            for place, finding, denied in _read_clause(clause)
-        ]
-        here.sort(key=lambda one: -one.length)
+    for here in _claims_by_sentence(text):
         seen: set[tuple[str, bool | None]] = set()
         for one in here:
             if (one.finding.name, one.affirmed) not in seen:
                 seen.add((one.finding.name, one.affirmed))
                 found.append(one)
+    return found
+
+
+def find_claims(text: str) -> list[Claim]:
+    """Return the same at each place where a finding is named, from left to right."""
+    return sorted((one for here in _claims_by_sentence(text) for one in here), key=lambda one: one.start)
+
+
+@lru_cache(maxsize=50_000)  # a data set says the same sentence thousands of times
+def _claims_by_sentence(text: str) -> tuple[tuple[Claim, ...], ...]:
+    """Return the claims of each sentence, those of longer names first."""
+    found = []
+    for begin, sentence in _sentences(text):
+        if _GENERAL.search(sentence):
+            continue
+        leaves_open = bool(_OPEN.search(sentence))
+        here = [
+            Claim(finding, None if leaves_open else not denied, at + place.start, at + place.stop)
+            for at, clause in _clauses(begin, sentence)
+            for place, finding, denied in _read_clause(clause)
+        ]
+        found.append(tuple(sorted(here, key=lambda one: one.start - one.stop)))
     return tuple(found)
 
 
-def _sentences(text: str) -> Iterator[str]:
+def _sentences(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the sentences of a text with their places; blanks stand for the numbers of an enumeration."""
     plain = text.replace("’", "'").replace("−", "-").replace("–", "-").replace("‑", "-")
-    for sentence in _SENTENCE.split(_ENUMERATED.sub("", plain)):
-        if sentence and sentence.strip():
-            yield sentence
+    plain = _ENUMERATED.sub(_blank, plain)
+    start = 0
+    for match in [*_SENTENCE.finditer(plain), None]:
+        stop = len(plain) if match is None else match.start()
+        if plain[start:stop].strip():
+            yield start, plain[start:stop]
+        start = stop if match is None else match.end()
 
 
-def _clauses(sentence: str) -> list[str]:
-    """Cut a sentence where a negation ends: at "but", "except" and their like, and between two verbs."""
-    sentence = _ANSWER_NO.sub(" ", sentence, count=1)
-    sentence = _HARMLESS.sub("surely", sentence)
-    sentence = _NOT_EXCLUDED.sub("is possible:", sentence)
-    parts = [part for part in _CONTRAST.split(sentence) if part]
-    out: list[str] = []
-    for part in parts:
-        start = 0
-        for match in sorted([*_SOFT.finditer(part), *_JOINT.finditer(part)], key=lambda m: m.start()):
-            left, right = part[start : match.start()], part[match.end() :]
-            soft = match.re is _SOFT
-            if soft and _NOT_BEFORE.search(" ".join(left.split()[-2:])):
-                continue  # "does not suggest": the negation goes on
-            if soft or (_VERB.search(left) and _starts_clause(right)):
-                out.append(left)
-                start = match.end()
-        out.append(part[start:])
-    return [part for part in out if part.strip()]
+def _blank(match: re.Match[str]) -> str:
+    return " " * len(match.group())
+
+
+def _clauses(begin: int, sentence: str) -> list[tuple[int, str]]:
+    """Cut a sentence where a negation ends: at "but", "except" and their like, and between two verbs.
+
+    Args:
+        begin: the sentence's place in the text; each clause comes with its own.
+        sentence: every character that is replaced in it keeps its place.
+    """
+    sentence = _ANSWER_NO.sub(_blank, sentence, count=1)
+    sentence = _HARMLESS.sub(_blank, sentence)
+    sentence = _NOT_EXCLUDED.sub(lambda match: "is possible:"[: len(match.group())].ljust(len(match.group())), sentence)
+    out: list[tuple[int, str]] = []
+    last = 0
+    for match in [*_CONTRAST.finditer(sentence), None]:
+        stop = len(sentence) if match is None else match.start()
+        out += _parts(begin + last, sentence[last:stop])
+        last = stop if match is None else match.end()
+    return [(at, part) for at, part in out if part.strip()]
+
+
+def _parts(begin: int, part: str) -> Iterator[tuple[int, str]]:
+    """Cut what stands between two contrasts where a second verb, or a cautious word, begins something new."""
+    start = 0
+    for match in sorted([*_SOFT.finditer(part), *_JOINT.finditer(part)], key=lambda m: m.start()):
+        left, right = part[start : match.start()], part[match.end() :]
+        soft = match.re is _SOFT
+        if soft and _NOT_BEFORE.search(" ".join(left.split()[-2:])):
+            continue  # "does not suggest": the negation goes on
+        if soft or (_VERB.search(left) and _starts_clause(right)):
+            yield begin + start, left
+            start = match.end()
+    yield begin + start, part[start:]
 
 
 def _starts_clause(text: str) -> bool:
@@ -160,39 +209,50 @@ def _starts_clause(text: str) -> bool:
 
 def _read_clause(clause: str) -> list[tuple[slice, Finding, bool]]:
     """Return the findings of one clause, each with its place and whether it is denied."""
-    found = []
-    before = [match.start() for match in _NOT_BEFORE.finditer(clause)]
-    after = [match.start() for match in _NOT_AFTER.finditer(clause)]
-    for place, finding in find_names(clause):
-        denied = any(at < place.start for at in before) or any(at >= place.stop for at in after)
-        found.append((place, finding, denied))
-    return found
+    reach = _reach(clause)
+    return [(place, finding, _is_denied(place, reach)) for place, finding in find_names(clause)]
+
+
+def _reach(clause: str) -> tuple[list[int], list[int], list[int]]:
+    """Return where negations stand that cover what follows, those that cover what precedes, and where these end."""
+    before, after, ends = ([match.start() for match in p.finditer(clause)] for p in (_NOT_BEFORE, _NOT_AFTER, _WITH))
+    return before, after, ends
+
+
+def _is_denied(place: slice, reach: tuple[list[int], list[int], list[int]]) -> bool:
+    before, after, ends = reach
+    if before and before[0] < place.start:
+        return True
+    near, end = (next(iter(starts[bisect_left(starts, place.stop) :]), None) for starts in (after, ends))
+    return near is not None and (end is None or end > near)
 
 
 def verdicts(text: str) -> list[tuple[str, bool]]:
     """Return whether a text calls the ECG "normal", "borderline" or "abnormal", each with whether it affirms that."""
-    return list(_verdicts(text))
+    return [(one.name, one.affirmed) for one in find_verdicts(text)]
 
 
 @lru_cache(maxsize=50_000)
-def _verdicts(text: str) -> tuple[tuple[str, bool], ...]:
-    found: list[tuple[str, bool]] = []
-    for sentence in _sentences(text):
+def find_verdicts(text: str) -> tuple[Word, ...]:
+    """Return where a text calls the ECG "normal" (also "no abnormal finding"), "borderline" or "abnormal"."""
+    found: list[Word] = []
+    for begin, sentence in _sentences(text):
         if _GENERAL.search(sentence) or _OPEN.search(sentence):
             continue
-        for clause in _clauses(sentence):
+        for at, clause in _clauses(begin, sentence):
             denied = [match.start() for match in _NOT_BEFORE.finditer(clause)]
             for name, pattern in _VERDICTS:
                 for match in pattern.finditer(clause):
-                    found.append((name, not any(at < match.start() for at in denied)))
-            if _NOTHING_WRONG.search(clause):
-                found.append(("normal", True))
+                    affirmed = not any(place < match.start() for place in denied)
+                    found.append(Word(name, affirmed, at + match.start(), at + match.end()))
+            if nothing := _NOTHING_WRONG.search(clause):
+                found.append(Word("normal", True, at + nothing.start(), at + nothing.end()))
     return tuple(found)
 
 
 def numbers(text: str) -> list[tuple[str | None, float]]:
     """Return the numbers of a text, each with the measured field that it is said of (None: can't tell)."""
-    return [(one.field, one.value) for one, _ in _read_numbers(text)]
+    return [(one.field, one.value) for one, _ in read_numbers(text)]
 
 
 def find_errors(
@@ -208,15 +268,18 @@ def find_errors(
     errors = [error for one in read_claims(text) if (error := _wrong_claim(one, statements, measurements))]
     errors += _wrong_verdicts(text, statements, measurements)
     errors += _wrong_words(text, statements, measurements)
-    errors += [e for one, general in _read_numbers(text) if (e := wrong_number(one, measurements, general=general))]
+    errors += [e for one, general in read_numbers(text) if (e := wrong_number(one, measurements, general=general))]
     return errors
 
 
 @lru_cache(maxsize=50_000)
-def _read_numbers(text: str) -> tuple[tuple[Said, bool], ...]:
-    """Return the numbers of a text, each with whether its sentence speaks in general."""
-    sentences = list(_sentences(text))
-    return tuple((one, bool(_GENERAL.search(sentence))) for sentence in sentences for one in said_numbers(sentence))
+def read_numbers(text: str) -> tuple[tuple[Said, bool], ...]:
+    """Return the numbers of a text with their places, each with whether its sentence speaks in general."""
+    return tuple(
+        (replace(one, start=at + one.start, stop=at + one.stop), bool(_GENERAL.search(sentence)))
+        for at, sentence in _sentences(text)
+        for one in said_numbers(sentence)
+    )
 
 
 def _wrong_claim(
@@ -245,7 +308,8 @@ def _wrong_verdicts(text: str, statements: Sequence[tuple[str, float]], measurem
     return errors
 
 
-_WORDS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
+Patterns = tuple[tuple[str, re.Pattern[str]], ...]
+MEASURED_WORDS: Patterns = tuple(
     (name, re.compile("|".join(patterns), re.I))
     for name, *patterns in (
         ("left axis deviation", r"\bleft(?:ward)? axis(?: deviation)?\b", r"\baxis is deviated to the left\b"),
@@ -278,30 +342,37 @@ _WORDS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
 
 def _wrong_words(text: str, statements: Sequence[tuple[str, float]], measurements: Measurements | None) -> list[str]:
     errors = []
-    for name, said in _measured_words(text):
-        right = _holds(name, statements, measurements)
+    for word in find_words(text):
+        right = _holds(word.name, statements, measurements)
         if right is None:
-            errors.append(f"speaks of {name}, which isn't known")
-        elif right != said:
-            errors.append(f"{'affirms' if said else 'denies'} {name} against what was measured")
+            errors.append(f"speaks of {word.name}, which isn't known")
+        elif right != word.affirmed:
+            errors.append(f"{'affirms' if word.affirmed else 'denies'} {word.name} against what was measured")
     return errors
 
 
 @lru_cache(maxsize=50_000)
-def _measured_words(text: str) -> tuple[tuple[str, bool], ...]:
-    """Return words that stand for a measured value, such as "left axis deviation", each with whether it is affirmed."""
-    found: list[tuple[str, bool]] = []
-    for sentence in _sentences(text):
-        if _GENERAL.search(sentence):
+def find_words(text: str, patterns: Patterns = MEASURED_WORDS) -> tuple[Word, ...]:
+    """Return words that stand for a measured value, such as "left axis deviation", each with whether it is affirmed.
+
+    Args:
+        text: an answer.
+        patterns: names of such words, and what they look like; they aren't looked for in the names of findings.
+    """
+    found: list[Word] = []
+    for begin, sentence in _sentences(text):
+        if _GENERAL.search(sentence) or _OPEN.search(sentence):
             continue
-        for clause in _clauses(sentence):
+        for at, clause in _clauses(begin, sentence):
             bare = clause
             for place, _ in reversed(find_names(clause)):  # "irregular sinus rhythm" is a finding's own name
                 bare = bare[: place.start] + "·" * (place.stop - place.start) + bare[place.stop :]
-            denied = [match.start() for match in _NOT_BEFORE.finditer(bare)]
-            for name, pattern in _WORDS:
-                places = [match.start() for match in pattern.finditer(bare)]
-                found += [(name, not any(at < place for at in denied)) for place in places]
+            reach = _reach(bare)
+            found += [
+                Word(name, not _is_denied(slice(*match.span()), reach), at + match.start(), at + match.end())
+                for name, pattern in patterns
+                for match in pattern.finditer(bare)
+            ]
     return tuple(found)
 
 

@@ -34,11 +34,20 @@ _UNITS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     )
 )
 _BOTH_QT = re.compile(r"qt\s*/\s*qtc\D{0,20}?(\d+)\s*/\s*(\d+)", re.IGNORECASE)
-_MORE = re.compile(r"(?:above|over|more than|greater than|longer than|higher than|exceed\w*|at least|>|≥)\s*$", re.I)
-_LESS = re.compile(r"(?:below|under|less than|shorter than|lower than|at most|up to|<|≤)\s*$", re.I)
+_NOT = r"(?P<not>(?:\b(?:not|no|never)|n't)\s+(?:(?:any|be|clearly|much)\s+)?)?"  # directly before a comparison
+_MORE = re.compile(
+    rf"{_NOT}(?:above|over|more than|greater than|longer than|higher than|exceed\w*|at least|>|≥)\s*$", re.I
+)
+_LESS = re.compile(rf"{_NOT}(?:below|under|less than|shorter than|lower than|at most|up to|<|≤)\s*$", re.I)
 _RANGE_WORD = re.compile(r"\b(?:normal|usual|usually|reference|limits?|range|between)\b", re.I)
 _RANGE = re.compile(r"(-?\d+)\s*(?:-|to|and)\s*(-?\d+)")
-_NEGATED = re.compile(r"\b(?:not|no|never)\b|n't\b", re.I)
+_NOT_THIS = re.compile(r"(?:\b(?:not|never)|n't)\s+(?:be\s+)?(?:(?:at|about|around|exactly|of)\s+)?$", re.I)
+_NAMED_LIMIT = re.compile(  # "normal up to 200 ms", "the limit of 120 ms", but not "is normal, below 100"
+    r"\b(?:(?:normal(?:ly)?|usual(?:ly)?|reference)\W{0,3}(?:is|are|range|value)?\s*(?:not |no )?"
+    r"(?:above|over|more than|longer than|below|under|less than|shorter than|at most|at least|up to|[<>≤≥])"
+    r"|limit(?: (?:of|is|at))?)\W*$",
+    re.I,
+)
 _INTERVALS = frozenset({"qtc_ms", "qt_ms", "pr_ms", "qrs_ms", "rr_ms"})
 
 LIMITS: dict[str, frozenset[float]] = {
@@ -70,14 +79,19 @@ class Said:
     Attributes:
         field: the measured quantity that it is said of; None: can't tell.
         value: the number; seconds are turned into ms.
-        relation: "=" for a value, ">" and "<" for a comparison, "range" for one end of a normal range.
-        negated: whether the comparison is denied ("not longer than 120 ms").
+        relation: "=" for a value, ">" and "<" for a comparison, "range" for one end of a normal range, or a limit
+            that is named as one.
+        negated: whether value or comparison are denied by a word directly before them ("not longer than 120 ms").
+        start: where the number begins in the sentence.
+        stop: where it ends, without its unit.
     """
 
     field: str | None
     value: float
     relation: str = "="
     negated: bool = False
+    start: int = 0
+    stop: int = 0
 
 
 def said_numbers(sentence: str) -> list[Said]:
@@ -85,7 +99,11 @@ def said_numbers(sentence: str) -> list[Said]:
     both = _BOTH_QT.search(sentence)
     if both:
         rest = sentence[: both.start()] + " " * (both.end() - both.start()) + sentence[both.end() :]
-        return [Said("qt_ms", float(both[1])), Said("qtc_ms", float(both[2])), *said_numbers(rest)]
+        first, second = (
+            Said(field, float(both[k]), start=both.start(k), stop=both.end(k))
+            for k, field in enumerate(("qt_ms", "qtc_ms"), 1)
+        )
+        return [first, second, *said_numbers(rest)]
     text = _NOT_A_VALUE.sub(lambda match: "·" * len(match.group()), sentence)
     names = [(match.start(), str(match.lastgroup)) for match in _NAME.finditer(text)]
     ranges = [match.span() for match in _RANGE.finditer(text) if _RANGE_WORD.search(text)]
@@ -96,11 +114,14 @@ def said_numbers(sentence: str) -> list[Said]:
         unit = next((name for name, pattern in _UNITS if pattern.match(text, end)), None)
         field = _field(start, unit, names)
         scaled = value * 1000 if unit == "s" and field in _INTERVALS else value
-        before = text[:start]
-        relation = ">" if _MORE.search(before) else "<" if _LESS.search(before) else "="
-        if any(low <= start < high for low, high in ranges):
+        before = text[max(0, start - 60) : start]
+        more, less = _MORE.search(before), _LESS.search(before)
+        relation = ">" if more else "<" if less else "="
+        negated = bool(more["not"]) if more else bool(less["not"]) if less else bool(_NOT_THIS.search(before))
+        is_limit = field is not None and scaled in LIMITS.get(field, ())
+        if any(low <= start < high for low, high in ranges) or (is_limit and _NAMED_LIMIT.search(before)):
             relation = "range"
-        found.append(Said(field, scaled, relation, bool(_NEGATED.search(before))))
+        found.append(Said(field, scaled, relation, negated, start, end))
     return found
 
 

@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,12 @@ from ecgchat_lib.datasets.lock import locked
 from ecgchat_lib.errors import EcgChatError, ParameterError, RecordError
 from ecgchat_lib.report.html import summary_html
 from ecgchat_lib.report.markdown import summary_markdown
-from ecgchat_lib.report.patient import Patients
 from ecgchat_lib.report.sections import NOTICE, PatientDetails, Report
 from ecgchat_lib.report.write import KINDS, Kind, make_report, picture_beside, write_report
 
 if TYPE_CHECKING:
     from ecgchat_lib.ecg.recording import Recording
+    from ecgchat_lib.report.patient import Patients
     from ecgchat_lib.report.write import Session
 
 JOURNAL = ".ecgchat-report.jsonl"
@@ -45,17 +46,26 @@ COLUMNS: Mapping[str, str] = {
     "file": "Report",
     "error": "Error",
 }
+ENDINGS = (".hea", ".dat", ".mat", ".csv", ".tsv", ".npy", ".h5", ".hdf5", ".edf", ".bdf", ".dcm", ".dicom")
 _LONGEST_LINE = 1 << 20  # bytes of a journal's line
 _FOLDERS_FIRST: tuple[Kind, ...] = ("html", "pdf", "md")  # where summary and journal stand
 
 
 @dataclass(frozen=True)
 class Job:
-    """One recording of a batch: its name there, where it is, and the file to write for each kind."""
+    """One recording of a batch.
+
+    Attributes:
+        key: its name there; no other has it.
+        path: where it is.
+        targets: the file to write for each kind.
+        name: its name before a number was added, because another has the same; "" if that is the key.
+    """
 
     key: str
     path: Path
     targets: Mapping[Kind, Path]
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,13 +90,13 @@ class Settings:
     """What a report depends on beside its recording.
 
     Attributes:
-        patients: what is known of the patients.
+        patients: what is known of the patients, by the jobs' keys, see `match_patients`.
         model: which chat model is asked, in words that change with it; "" if none. The library and its own weights
             count anyway.
         resume: whether complete reports are left alone.
     """
 
-    patients: Patients = field(default_factory=Patients)
+    patients: Mapping[str, PatientDetails] = field(default_factory=dict)
     model: str = ""
     resume: bool = True
 
@@ -158,15 +168,18 @@ def _segments(header: Path) -> list[str]:
     return [row[0] for row in rows[1:]]
 
 
-def plan(records: Sequence[Path], outputs: Mapping[Kind, Path]) -> tuple[list[Job], Path | None]:
+def plan(
+    records: Sequence[Path], outputs: Mapping[Kind, Path], besides: Sequence[Path] = ()
+) -> tuple[list[Job], Path | None]:
     """Return what is to be done, and the folder of the summary, or None for a single report.
 
     Args:
         records: recordings, or folders of them.
         outputs: kind → file, or folder if there are several recordings.
+        besides: what else is read, and must not be replaced.
 
     Raises:
-        ParameterError: no output; a file where a folder is needed.
+        ParameterError: no output; a file where a folder is needed; an output that would replace a recording.
         RecordError: a folder without recordings.
     """
     if not outputs:
@@ -177,11 +190,13 @@ def plan(records: Sequence[Path], outputs: Mapping[Kind, Path]) -> tuple[list[Jo
         targets = {kind: out / f"{_name(path)}.{kind}" if out.is_dir() else out for kind, out in outputs.items()}
         if len({target.absolute() for target in targets.values()}) < len(targets):
             raise ParameterError("two outputs in the same file. Give each its own")
-        return [Job(_name(path), path, targets)], None
+        jobs = [Job(_name(path), path, targets)]
+        _keep_inputs(jobs, (), besides)
+        return jobs, None
     for kind, out in outputs.items():
         if out.exists() and not out.is_dir():
             raise ParameterError(f"--{kind} {out}: a file, expected a folder, because there are several recordings")
-    jobs: list[Job] = []
+    jobs = []
     taken = {SUMMARY.casefold()}
     for path, key in _named(records):
         unique, count = key, 1
@@ -189,8 +204,71 @@ def plan(records: Sequence[Path], outputs: Mapping[Kind, Path]) -> tuple[list[Jo
             count += 1
             unique = f"{key}-{count}"
         taken.add(unique.casefold())
-        jobs.append(Job(unique, path, {kind: out / f"{unique}.{kind}" for kind, out in outputs.items()}))
-    return jobs, next(outputs[kind] for kind in _FOLDERS_FIRST if kind in outputs)
+        jobs.append(Job(unique, path, {kind: out / f"{unique}.{kind}" for kind, out in outputs.items()}, key))
+    main = next(outputs[kind] for kind in _FOLDERS_FIRST if kind in outputs)
+    summary = [main / name for name in (f"{SUMMARY}.csv", f"{SUMMARY}.html", f"{SUMMARY}.md", JOURNAL, LOCK)]
+    _keep_inputs(jobs, summary, besides)
+    return jobs, main
+
+
+def _keep_inputs(jobs: Sequence[Job], summary: Sequence[Path], besides: Sequence[Path]) -> None:
+    """Refuse to write where something is read from, and a report under a name that only recordings have.
+
+    Raises:
+        ParameterError: the file that would be replaced.
+    """
+
+    def same(path: Path) -> tuple[int, int] | None:
+        try:
+            return (found := path.stat()).st_dev, found.st_ino
+        except (OSError, ValueError):
+            return None
+
+    inputs = {same(path) for path in (*(job.path for job in jobs), *besides)} - {None}
+    targets = [target for job in jobs for target in _files(job).values()]
+    for target in (*targets, *summary):
+        if same(target) in inputs:
+            raise ParameterError(f"{target}: read from, and would be replaced. Choose another place")
+    for target in targets:
+        if target.suffix.lower() in ENDINGS:
+            raise ParameterError(f"{target}: a name that recordings have. Choose one that ends in {' or '.join(KINDS)}")
+
+
+def match_patients(patients: Patients, jobs: Sequence[Job]) -> dict[str, PatientDetails]:
+    """Return whose details belong to which recording: the only place where names in a file become recordings.
+
+    A recording goes by its key, or by the name of its file, with or without ending, if no other has that.
+
+    Args:
+        patients: what a file holds.
+        jobs: from `plan`.
+
+    Returns:
+        Job's key → details.
+
+    Raises:
+        ParameterError: one person's details for several recordings; a name that is none's, or more than one's.
+    """
+    if patients.by_record is None:
+        if patients.one is not None and len(jobs) > 1:
+            raise ParameterError(
+                f"one person's details for {len(jobs)} recordings. Write them below each recording's name"
+            )
+        return {job.key: patients.one for job in jobs if patients.one is not None}
+    found: dict[str, PatientDetails] = {}
+    for name, details in patients.by_record.items():
+        meant = [job for job in jobs if name in (job.key, job.name or job.key)]
+        meant = meant or [job for job in jobs if name in (_name(job.path), job.path.stem, job.path.name)]
+        shown = repr(name[:80])
+        if not meant:
+            raise ParameterError(f"{shown} is none of the recordings. Check its spelling")
+        if len(meant) > 1:
+            keys = ", ".join(job.key for job in meant[:5]) + (", …" if len(meant) > 5 else "")
+            raise ParameterError(f"{shown} can be any of {keys}. Write one of these, or rename the recordings")
+        if meant[0].key in found:
+            raise ParameterError(f"{shown}: details of {meant[0].key} stand there twice. Keep one of them")
+        found[meant[0].key] = details
+    return found
 
 
 def _named(records: Sequence[Path]) -> Iterator[tuple[Path, str]]:
@@ -205,8 +283,7 @@ def _named(records: Sequence[Path]) -> Iterator[tuple[Path, str]]:
 
 def _name(path: Path) -> str:
     """Return a recording's name as its reader gives it: the file's without a known ending."""
-    known = (".hea", ".dat", ".mat", ".csv", ".tsv", ".npy", ".h5", ".hdf5", ".edf", ".bdf", ".dcm", ".dicom")
-    return path.stem if path.suffix.lower() in known else path.name
+    return path.stem if path.suffix.lower() in ENDINGS else path.name
 
 
 # ------------------------------------------------------------------------------------------- what was done before
@@ -240,7 +317,9 @@ class Journal:
             row = json.loads(line)
             key, files, told = row["record"], row["files"], row["row"]
             texts = [key, row["input"], row["settings"], *files, *files.values(), *told.values()]
-            if all(isinstance(text, str) for text in texts) and set(told) == set(COLUMNS):
+            numbers = [int(told["contradictions"]), int(told["abstained"]), float(told["rate"] or 0)]
+            whole = all(isinstance(text, str) for text in texts) and set(told) == set(COLUMNS)
+            if whole and all(map(isfinite, numbers)):
                 self._rows[key] = row
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return
@@ -250,10 +329,8 @@ class Journal:
         row = self._rows.get(job.key)
         if row is None or (row["input"], row["settings"]) != (signal, settings):
             return None
-        files = _files(job)
-        if set(row["files"]) != set(files) or any(_digest(path) != row["files"][name] for name, path in files.items()):
-            return None
-        return dict(row["row"])
+        files = {name: _digest(path) for name, path in _files(job).items()}
+        return dict(row["row"]) if files == row["files"] and all(files.values()) else None  # "": it can't be read
 
     def add(self, outcome: Outcome, signal: str, settings: str) -> None:
         """Keep what was just written.
@@ -310,14 +387,26 @@ def settings_digest(job: Job, settings: Settings, patient: PatientDetails | None
     return hashlib.sha256(json.dumps(told).encode("ascii")).hexdigest()
 
 
+_DATA = (  # the files that reports are made from, beside the code
+    "knowledge/*.yml",
+    "knowledge/entries/*.md",
+    "chat/*.yml",
+    "labels/*.csv",
+    "results/ecg-classifier-mini.json",
+    "weights/*/manifest.json",  # with the hashes of the larger weights
+    "weights/ecg-reversal/weights.json",
+    "weights/ecg-segment-mini/model.safetensors",
+)
+
+
 @cache
 def _code_digest() -> str:
-    """Return a sha256 of the library, its templates, the knowledge that is quoted, and what identifies the weights."""
+    """Return a sha256 of the library, its templates, the data that decide what it says, and what identifies weights."""
     from ecgchat_lib.paths import data_folder
 
     package, data = Path(__file__).parent.parent, data_folder()
     files = [*package.rglob("*.py"), *(package / "report" / "templates").iterdir()]
-    for pattern in ("knowledge/*.yml", "knowledge/entries/*.md", "weights/*/manifest.json"):
+    for pattern in _DATA:
         files += data.glob(pattern)
     total = hashlib.sha256(__version__.encode())
     for path in sorted(files):
@@ -372,7 +461,7 @@ def _do(
 ) -> Outcome:
     try:
         recording = read(job.path)
-        patient = settings.patients.of(job.key, recording.name)
+        patient = settings.patients.get(job.key)
         hashes = (recording_digest(recording), settings_digest(job, settings, patient))
         if journal is not None and settings.resume and (row := journal.complete(job, *hashes)):
             return Outcome(job, row, skipped=True)

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ecgchat_lib.errors import EcgChatError, ParameterError, printable
-from ecgchat_lib.report.batch import SUMMARY, Job, Outcome, Settings, plan, run
-from ecgchat_lib.report.patient import Patients, read_patients
+from ecgchat_lib.report.batch import SUMMARY, Job, Outcome, Settings, match_patients, plan, run
+from ecgchat_lib.report.patient import read_patients
 from ecgchat_lib.report.write import KINDS, Kind, require_engines
 
 if TYPE_CHECKING:
     from ecgchat_lib.ecg.recording import Recording
+    from ecgchat_lib.report.sections import PatientDetails
     from ecgchat_lib.report.write import Session
 
 
@@ -63,9 +64,8 @@ def run_report(
     Raises:
         EcgChatError: the call can't be used: its outputs, its patient file, its folders, no LaTeX for a PDF.
     """
-    jobs, main = plan(call.records, call.outputs)
-    patients = Patients() if call.patient is None else read_patients(call.patient)
-    _check_patients(patients, jobs, call)
+    jobs, main = plan(call.records, call.outputs, [] if call.patient is None else [call.patient])
+    patients = {} if call.patient is None else _patients(call.patient, jobs)
     if "pdf" in call.outputs:
         require_engines()  # before a model takes its time
 
@@ -91,16 +91,13 @@ def run_report(
     return worst
 
 
-def _check_patients(patients: Patients, jobs: Sequence[Job], call: Call) -> None:
-    """Refuse one person's details for several recordings, and details of recordings that aren't among them."""
-    if patients.one is not None and len(jobs) > 1:
-        raise ParameterError(
-            f"{call.patient}: one person's details for {len(jobs)} recordings. Write them below each recording's name"
-        )
-    names = {name for job in jobs for name in (job.key, job.path.stem, job.path.name)}
-    for name in patients.by_record or ():
-        if name not in names:
-            raise ParameterError(f"{call.patient}: {name[:80]!r} is none of the recordings. Check its spelling")
+def _patients(path: Path, jobs: Sequence[Job]) -> dict[str, PatientDetails]:
+    """Return what a file tells of the recordings' patients, by the jobs' keys."""
+    found = read_patients(path)
+    try:
+        return match_patients(found, jobs)
+    except ParameterError as error:
+        raise ParameterError(f"{path}: {error}") from None
 
 
 def _print(outcome: Outcome, as_json: bool) -> None:

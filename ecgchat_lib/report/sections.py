@@ -8,16 +8,17 @@ said but why. Recommendations follow fixed rules and the knowledge base, and nev
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from ecgchat_lib.chat.checking import Contradiction, contradictions
+from ecgchat_lib.chat.session import why_not
 from ecgchat_lib.datasets.labels import STATEMENTS, codes_of_kind
 from ecgchat_lib.ecg.measure import NUMBERS, Measurements
 from ecgchat_lib.ecg.recording import Patient, Recording
 from ecgchat_lib.knowledge.limits import Flag, Source, cautions, flag_all, is_child
-from ecgchat_lib.report.advice import Advice, advice_for
+from ecgchat_lib.report.advice import advice_for
 from ecgchat_lib.report.escaping import shorten
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ TITLES = (
     "Recommendations",
 )
 NOT_RECORDED = "not recorded"
+MEDICATION = "Medication"
 NOTICE = (
     "Not a medical device. Made by teaching software of the ECG-Chat course; not to be used for the care of any person."
 )
@@ -49,9 +51,9 @@ _CONTRADICTS = {  # label → what contradicts a statement: "rule" is a word, he
     "Contradicts the measurements": ("measurement", "rule"),
     "Contradicts the classifier": ("classifier",),
 }
-_NOT_READ = ("unusable", "reversed", "few_leads")  # why a session abstains where the classifier must be silent, too
 _WANTED = ("heart_rate_bpm", "pr_ms", "qrs_ms", "qtc_ms", "axis_deg")  # what a reader of an ECG looks for first
 DESCRIPTION_LIMIT = 1000  # characters of the tracing in words
+NAME_LIMIT = 60  # characters of a recording's name
 _MOST_CONTRADICTIONS = 4  # listed; the others are counted
 _MOST_DOUBTS = 3  # the same
 _MOST_LABELS = 6  # the same
@@ -114,7 +116,7 @@ class Report:
     notice: str = NOTICE
     sources: tuple[Source, ...] = field(default=())  # numbered from 1 in the text: of the limits, then of the advice
     limit_sources: int = 0  # how many of them are of the limits
-    usable: bool = True
+    usable: bool = True  # whether anything may be concluded from the recording
     rhythm: str = ""  # the classifier's, else what the RR intervals show, else ""
     contradicted: int = 0  # statements of the model that something contradicts
     abstained: int = 0  # questions that the model didn't answer
@@ -122,6 +124,14 @@ class Report:
     def section(self, title: str) -> Section:
         """Return the section with this title."""
         return self.sections[TITLES.index(title)]
+
+
+def withheld(quality: Quality) -> Measurements | None:
+    """Return measurements of which none is told, with the reason, where nothing may be concluded; else None."""
+    if not why_not(quality):
+        return None
+    why = "the electrodes may be in each other's place" if quality.usable else "the recording isn't usable"
+    return Measurements(reasons=dict.fromkeys(NUMBERS, why))
 
 
 def build_report(
@@ -133,6 +143,7 @@ def build_report(
     patient: PatientDetails | None = None,
     description: str = "",
     reading: Reading | None = None,
+    tested: Mapping[str, tuple[int, int]] | None = None,
 ) -> Report:
     """Put together what is known about a recording.
 
@@ -143,35 +154,46 @@ def build_report(
         answers: what a model said, if one was asked; left out where the recording isn't usable.
         patient: what the reader knows beyond the recording.
         description: the tracing in words (`ecg.paper.describe`).
-        reading: what the classifier says, if it was asked; left out as the answers are.
+        reading: what the classifier says, if it was asked; left out as the answers are, and for a child.
+        tested: how often the classifier's statements were right (`advice.how_often_right`).
 
     Returns:
         The report. It holds nothing that isn't in the arguments, in the table of limits or in the knowledge base.
-        Where `quality` says that the recording isn't usable, it holds no measurement, finding or answer either, but
-        the reason.
+        Where `quality` says that the recording isn't usable, or that electrodes look exchanged, it holds no
+        measurement, finding or answer either, but the reason.
     """
-    if not quality.usable:
-        measurements = Measurements(reasons=dict.fromkeys(NUMBERS, "the recording isn't usable"))
-        answers, reading = (), None
-    if any(answer.abstained and answer.reason in _NOT_READ for answer in answers):
-        reading = None
+    nothing = withheld(quality)
+    if nothing is not None:
+        measurements, answers, reading = nothing, (), None
     who = patient or PatientDetails()
     person = Patient(
         age=who.age if who.age is not None else recording.patient.age,
         sex=who.sex if who.sex is not None else recording.patient.sex,
     )
+    if is_child(person.age):
+        reading = None
     flags = flag_all(measurements, sex=person.sex, age=person.age)
     found = _Found(flags, measurements, quality, person, tuple(answers), reading)
     limit_sources = tuple(sorted({item.source for item in flags if item.source}, key=lambda source: source.cite))
-    advice = () if is_child(person.age) else advice_for(flags, reading)
+    advice, more = advice_for(flags, reading, tested)
     sources = tuple(dict.fromkeys((*limit_sources, *(source for one in advice for source in one.sources))))
+    lines = [
+        Entry(
+            one.about,
+            f"{one.step} [{', '.join(str(sources.index(source) + 1) for source in one.sources)}]",
+            "knowledge",
+        )
+        for one in advice
+    ]
+    if more:
+        lines.append(Entry(f"{len(more)} more", f"{'; '.join(more)}.", "knowledge"))
     sections = (
         _patient_information(who, person),
         _medical_history(recording, who),
         _data_analysis(recording, measurements, quality),
         _pathological_analysis(found),
         _diagnosis(found),
-        _recommendations(found, advice, sources),
+        Section("Recommendations", (*_rules(found), *lines)),
     )
     return Report(
         record=recording.name,
@@ -181,7 +203,7 @@ def build_report(
         by_model=any(not answer.abstained for answer in answers),
         sources=sources,
         limit_sources=len(limit_sources),
-        usable=quality.usable,
+        usable=nothing is None,
         rhythm=_rhythm(found),
         contradicted=sum(len(found.against(answer)) for answer in answers),
         abstained=sum(answer.abstained for answer in answers),
@@ -200,6 +222,13 @@ class _Found:
     reading: Reading | None
 
     @property
+    def why_nothing(self) -> tuple[str, ...]:
+        """Why nothing is concluded from the recording; empty if something is."""
+        if not why_not(self.quality):
+            return ()
+        return self.quality.reasons or tuple(one.words for one in self.quality.findings if one.kind == "reversal")
+
+    @property
     def out(self) -> list[Flag]:
         """The measurements outside their limits."""
         return [item for item in self.flags if item.status in ("low", "high")]
@@ -211,16 +240,21 @@ class _Found:
         return contradictions(answer.text, self.measurements, self.reading, sex=self.person.sex, age=self.person.age)
 
 
-def shortened(section: Section, limit: int) -> Section:
-    """Return the section with the texts of users, files and models cut to `limit` characters, each with a note.
+def shortened(section: Section, limit: int, patient_limit: int | None = None) -> Section:
+    """Return the section with the texts of files and models cut to `limit` characters, each with a note.
 
-    What this package itself says (rules, marks, notices) is never cut.
+    What this package itself says (rules, marks, notices) is never cut, nor is a medication. What else is told of the
+    patient is cut to `patient_limit`, if that is given.
     """
+    of_patient = section.title in TITLES[:2]
 
     def short(entry: Entry) -> Entry:
         if entry.origin in ("rule", "classifier", "knowledge") or entry.label in _CONTRADICTS:
             return entry
-        return replace(entry, label=shorten(entry.label, limit), text=shorten(entry.text, limit))
+        most = patient_limit if of_patient else limit
+        if most is None or (of_patient and entry.label == MEDICATION):
+            most = max(len(entry.label), len(entry.text))  # whole, on one line
+        return replace(entry, label=shorten(entry.label, most), text=shorten(entry.text, most))
 
     return replace(section, entries=tuple(short(entry) for entry in section.entries))
 
@@ -252,7 +286,7 @@ def _patient_information(who: PatientDetails, person: Patient) -> Section:
 def _medical_history(recording: Recording, who: PatientDetails) -> Section:
     entries = (
         _recorded("History", who.history or _from_header(recording, "Hx")),
-        _recorded("Medication", who.medication or _from_header(recording, "Rx")),
+        _recorded(MEDICATION, who.medication or _from_header(recording, "Rx")),
         _recorded("Symptoms", who.symptoms or _from_header(recording, "Sx")),
     )
     return Section("Medical History", entries)
@@ -261,7 +295,9 @@ def _medical_history(recording: Recording, who: PatientDetails) -> Section:
 def _data_analysis(recording: Recording, measurements: Measurements, quality: Quality) -> Section:
     signal = f"{len(recording.leads)} leads, {recording.seconds:.1f} s at {recording.fs:g} Hz"
     rhythm = {True: "regular", False: "irregular", None: "not measured"}[measurements.regular]
-    verdict = "usable" if quality.usable else "not usable: nothing was concluded from it"
+    verdict = "usable" if quality.usable else "not usable"
+    if why_not(quality):
+        verdict += ": nothing was concluded from it"
     entries = [
         Entry("Signal", signal, "recorded"),
         Entry("Quality", "; ".join([verdict, *quality.warnings]), "measured"),
@@ -273,15 +309,16 @@ def _data_analysis(recording: Recording, measurements: Measurements, quality: Qu
 
 def _pathological_analysis(found: _Found) -> Section:
     title, quality = "Pathological Analysis", found.quality
-    if not quality.usable:
-        return Section(title, (Entry("", f"Nothing was judged: {_listed(quality.reasons)}.", "rule"),))
+    if found.why_nothing:
+        return Section(title, (Entry("", f"Nothing was judged: {_listed(found.why_nothing)}.", "rule"),))
     judged = [item for item in found.flags if item.status != "unknown"]
     doubts = [Entry("", f"Doubtful recording: {_listed(quality.warnings)}.", "rule")] if quality.warnings else []
     entries = doubts + [Entry("", item.sentence, "rule") for item in found.out if item.field != "rr_ms"]
     if not found.out and judged:
         entries.append(Entry("", f"All {len(judged)} measurements with a limit lie within it.", "rule"))
     if is_child(found.person.age):
-        entries.append(Entry("", "Nothing was judged: the limits are those of adults.", "rule"))
+        told = "Nothing was judged: the limits are those of adults. So are the classifier's labels, which are left out."
+        entries.append(Entry("", told, "rule"))
     elif not judged:
         entries.append(Entry("", "No measurement could be compared with a limit.", "rule"))
     entries += [Entry("", sentence, "rule") for sentence in cautions(found.measurements)]
@@ -319,8 +356,9 @@ def _listed(texts: Sequence[str]) -> str:
 
 
 def _diagnosis(found: _Found) -> Section:
-    if not found.quality.usable:
-        return Section("Diagnosis", (Entry("", "No diagnosis: the recording isn't usable.", "rule"),))
+    if found.why_nothing:
+        why = "electrodes look exchanged" if found.quality.usable else "the recording isn't usable"
+        return Section("Diagnosis", (Entry("", f"No diagnosis: {why}.", "rule"),))
     entries = _said("Diagnosis", found)
     return Section("Diagnosis", entries or (Entry("", "No diagnosis: no model was asked, and no clinician.", "rule"),))
 
@@ -343,21 +381,20 @@ def _said(title: str, found: _Found) -> tuple[Entry, ...]:
     return tuple(entries)
 
 
-def _recommendations(found: _Found, advice: Sequence[Advice], sources: Sequence[Source]) -> Section:
-    """Fixed rules and the knowledge base only: what a model recommends is no business of a report."""
+def _rules(found: _Found) -> list[Entry]:
+    """Return what fixed rules recommend; what a model recommends is no business of a report."""
     texts = []
-    if not found.quality.usable:
-        texts.append("Record the ECG again: the quality of this one doesn't allow a judgment.")
+    if found.why_nothing:
+        why = (
+            "check where the electrodes are" if found.quality.usable else "the quality of this one is too low to judge"
+        )
+        texts.append(f"Record the ECG again: {why}.")
     if found.out:
         texts.append("Have the measurements outside their limits confirmed by a clinician, on the tracing.")
     wanted = (item for item in found.flags if item.field in _WANTED)
-    if found.quality.usable and any(item.shown == "not measured" for item in wanted):
+    if not found.why_nothing and any(item.shown == "not measured" for item in wanted):
         texts.append("Measure by hand what couldn't be measured automatically.")
     if any(not answer.abstained for answer in found.answers):
         texts.append("Treat the model's sentences as an exercise, not as a finding.")
     texts.append("A normal result here excludes nothing: with symptoms, see a clinician.")
-    entries = [Entry("", text, "rule") for text in texts]
-    for one in advice:
-        numbers = ", ".join(str(sources.index(source) + 1) for source in one.sources)
-        entries.append(Entry(one.about, f"{one.step} [{numbers}]", "knowledge"))
-    return Section("Recommendations", tuple(entries))
+    return [Entry("", text, "rule") for text in texts]

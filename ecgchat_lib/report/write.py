@@ -16,21 +16,34 @@ from ecgchat_lib.ecg.measure import measure
 from ecgchat_lib.ecg.paper import describe
 from ecgchat_lib.ecg.quality import judge
 from ecgchat_lib.errors import EcgChatError, ParameterError
+from ecgchat_lib.report.advice import how_often_right
 from ecgchat_lib.report.escaping import shorten
 from ecgchat_lib.report.html import report_html
 from ecgchat_lib.report.latex import Engine, compile_pdf, find_engines, move_into_place, render_latex
 from ecgchat_lib.report.markdown import report_markdown
 from ecgchat_lib.report.picture import save_tracing, tracing_svg
-from ecgchat_lib.report.sections import DESCRIPTION_LIMIT, QUESTIONS, ModelAnswer, PatientDetails, Report, build_report
+from ecgchat_lib.report.sections import (
+    DESCRIPTION_LIMIT,
+    MEDICATION,
+    NAME_LIMIT,
+    QUESTIONS,
+    ModelAnswer,
+    PatientDetails,
+    Report,
+    build_report,
+    withheld,
+)
 
 if TYPE_CHECKING:
     from ecgchat_lib.ecg.recording import Recording
-    from ecgchat_lib.evaluate.classifier import DiagnosisClassifier, Reading
+    from ecgchat_lib.evaluate.classifier import DiagnosisClassifier
 
 Kind = Literal["pdf", "html", "md"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-# Least height of the tracing in mm and characters of a text, tried in turn until the report is one page.
-_FITS = ((56, 700), (56, 350), (54, 200), (50, 120), (40, 80))
+# Tried in turn until the report is one page: the tracing's least height in mm, characters of a text by a file or a
+# model, and of what is told of the patient. The medication is never cut.
+FITS = ((56, 700, 4000), (56, 350, 4000), (54, 200, 4000), (40, 80, 4000), (40, 80, 1000), (40, 80, 300), (40, 80, 80))
+_MOST_MEDICATION = 4000  # characters; more is no list of drugs, and fits on no page
 
 
 class _Answer(Protocol):
@@ -81,25 +94,27 @@ def make_report(
     Args:
         recording: the recording.
         session: a model that answers questions; without one the report holds measurements only. It isn't asked about
-            a recording that isn't usable.
+            a recording that isn't usable, or whose electrodes look exchanged.
         patient: what is known beyond the recording.
 
     Returns:
         The content.
     """
-    measurements, quality = measure(recording), judge(recording)
-    answers = ask_for_report(session, recording) if session is not None and quality.usable else ()
-    reading = _classify(session, recording) if answers else None
-    description = describe(recording, measurements, quality=quality)
+    quality = judge(recording)
+    nothing = withheld(quality)
+    measurements = measure(recording) if nothing is None else nothing
+    answers = ask_for_report(session, recording) if session is not None and nothing is None else ()
+    classifier: DiagnosisClassifier | None = getattr(session, "classifier", None) if answers else None
     return build_report(
-        recording, measurements, quality, answers, patient=patient, description=description, reading=reading
+        recording,
+        measurements,
+        quality,
+        answers,
+        patient=patient,
+        description=describe(recording, measurements, quality=quality),
+        reading=None if classifier is None else classifier.predict([recording])[0],
+        tested=None if classifier is None else how_often_right(classifier.about),
     )
-
-
-def _classify(session: Session | None, recording: Recording) -> Reading | None:
-    """Return what the session's classifier says; None if it has none."""
-    classifier: DiagnosisClassifier | None = getattr(session, "classifier", None)
-    return None if classifier is None else classifier.predict([recording])[0]
 
 
 def write_report(
@@ -130,7 +145,7 @@ def write_report(
         `path`.
 
     Raises:
-        ParameterError: an unknown kind; a report together with a session or patient.
+        ParameterError: an unknown kind; a report together with a session or patient; the recording's own file.
         MissingPartError: there is no LaTeX program.
         EcgChatError: LaTeX failed, or the file can't be written.
     """
@@ -139,6 +154,8 @@ def write_report(
     if report is not None and (session is not None or patient is not None):
         raise ParameterError("report: give either the report, or the session and patient that it is made from")
     path = Path(path)
+    if recording.path is not None and path.exists() and recording.path.exists() and path.samefile(recording.path):
+        raise ParameterError(f"{path}: the recording itself, which the report would replace. Choose another place")
     if kind == "pdf":
         engines = require_engines(engines)  # says what is missing, before a model takes its time
     content = report or make_report(recording, session=session, patient=patient)
@@ -146,11 +163,14 @@ def write_report(
         if kind == "pdf":
             made = _one_page(recording, content, Path(folder), tuple(engines or ()), seconds)
             if made is None:
-                raise EcgChatError(f"{path}: doesn't fit on one page. Shorten the patient's details")
+                told = "doesn't fit on one page, though all but the medication was cut"
+                raise EcgChatError(f"{path}: {told}. Shorten that, or write HTML")
         elif kind == "html":
             made = Path(folder) / "report.html"
             drawn = tracing_svg(
-                recording, f"Tracing of {shorten(content.record, 60)}", shorten(content.description, DESCRIPTION_LIMIT)
+                recording,
+                f"Tracing of {shorten(content.record, NAME_LIMIT)}",
+                shorten(content.description, DESCRIPTION_LIMIT),
             )
             made.write_text(report_html(content, tracing=drawn), encoding="utf-8")
         else:
@@ -184,9 +204,12 @@ def _one_page(
 ) -> Path | None:
     """Compile the report with less and less of its long texts until it is one page; None if it never is."""
     tracing, made = folder / "tracing.pdf", folder / "report.pdf"
+    history = content.section("Medical History").entries
+    if any(entry.label == MEDICATION and len(entry.text) > _MOST_MEDICATION for entry in history):
+        return None
     save_tracing(recording, tracing)
-    for least, limit in _FITS:
-        source = render_latex(content, tracing=tracing.name, least_mm=least, text_limit=limit)
+    for least, limit, patient in FITS:
+        source = render_latex(content, tracing=tracing.name, least_mm=least, text_limit=limit, patient_limit=patient)
         if compile_pdf(source, made, files={tracing.name: tracing}, engines=engines, seconds=seconds) == 1:
             return made
     return None

@@ -188,7 +188,7 @@ for answer in ("Sinus rhythm at 72 bpm.", "Sinus rhythm at 99 bpm.", "A normal E
     print(f"{answer:26} with 101 bpm measured: contradiction {wrong_rate(answer, 101.0)}")
 
 # %% [markdown]
-# The library's version has more patterns and knows negation: "no tachycardia" claims nothing about a fast rate.
+# The library's version has more patterns and knows negation: "no tachycardia" is wrong where the rate is fast.
 
 # %%
 from ecgchat_lib.chat.checking import contradictions
@@ -219,7 +219,7 @@ print("By hand and by the library, the stated rates are judged the same")
 # affirmed finding if its probability is below a quarter of the threshold, against a denied one if it is a quarter of
 # the way from the threshold to 1.
 #
-# **Predict:** the classifier's threshold for ST depression is 36 %, and it gives A0003 31 %. Is "I see ST depression"
+# **Predict:** of A0003 the classifier gives ST depression a little less than its threshold. Is "I see ST depression"
 # marked?
 
 # %%
@@ -266,9 +266,9 @@ for name, said in answers.items():
 # atrial fibrillation there is no PR interval to measure, and an algorithm that reports one is in error, not the reader
 # who says "fibrillation". The report marks a contradiction; it doesn't decide it.
 #
-# How often is a mark right? `benchmarks/grounding.py` says sentences with known truth about half of PTB-XL's fold 9,
-# the half that didn't choose the margins. *Precision*: how much of what is marked is wrong; *recall*: how much of what
-# is wrong is marked. What nobody has run is shown as *not run*.
+# How often is a mark right? `benchmarks/grounding.py` says sentences with known truth about half of the patients of
+# PTB-XL's fold 9; the margins are set by judgment. *Precision*: how much of what is marked is wrong; *recall*: how much
+# of what is wrong is marked. What nobody has run is shown as *not run*.
 
 # %%
 import json
@@ -435,7 +435,7 @@ else:
 # ## 6. What is each part worth?
 #
 # The prompt carries up to five things. Which of them does an answer need? Leave each out in turn, ask the same
-# questions about the same recordings (PTB-XL's fold 9, the half that chose nothing), and count right answers. An
+# questions about the same recordings (half of PTB-XL's fold 9), and count right answers. An
 # **ablation** can disappoint: a part that costs a whole index may add nothing, and one that helps in the mean may hurt
 # where it is wrong.
 #
@@ -448,14 +448,15 @@ if ablation is None:
 else:
     for name, found in ablation["ablation"].items():
         shares = [
-            f"{kind} {found[kind][figure]:.2f}" if kind in found and found[kind].get(figure) is not None else ""
+            "{} {:.2f} ({:.2f} to {:.2f})".format(kind, found[kind][figure], *found[kind]["interval_95"])
             for kind, figure in FIGURES
+            if kind in found and found[kind].get(figure) is not None
         ]
         print(f"{name:28} n = {found['recordings']:4}  {'  '.join(shares)}")
 
 # %% [markdown]
-# Read such a table twice: which rows differ by more than their intervals, and which row would a product's page have
-# shown? The default was chosen on the other half of the patients.
+# Read such a table twice: which rows differ by more than the intervals behind them (95 %, from resampled patients), and
+# which row would a product's page have shown?
 #
 # ## 7. The report
 #
