@@ -236,7 +236,9 @@ def choose_graph(
     best = {name: round(max(value for one, value in tried if one["base"] == name), 4) for name in bases}
     local = round(max(value for one, value in tried if not one["overview"]), 4)
     still = round(max(value for one, value in tried if not one["damping"]), 4)
+    whole = [(one, value) for one, value in tried if one["damping"] and one["mention"] and one["overview"]]
     return best_of(tried) | {
+        "with_all_parts": best_of(whole),
         "best_by_base": best,
         "best_of_local_search_alone": local,
         "best_without_a_walk": still,
@@ -555,6 +557,27 @@ def retrieval_table(questions: Sequence[Question], found: Mapping[str, Mapping[s
 ASKED = ("named", "paraphrased")
 
 
+def with_all_parts(
+    given: Mapping[str, Any],
+    entries: Mapping[str, Entry],
+    settings: Mapping[str, Mapping[str, Any]],
+    questions: Sequence[Question],
+    found: Mapping[str, Mapping[str, list[Hit]]],
+) -> dict[str, Any]:
+    """Return how good the graph is where walk, named entities and global search all count, beside the fusion."""
+    made = make_retriever("graph", entries, {**settings, "graph": given})
+    hits = {q.id: made.search(q.question, max(KS)) for q in questions}
+    groups = [q.group for q in questions]
+    table: dict[str, Any] = {"settings": dict(given)}
+    for k, (name, measure) in itertools.product(KS, MEASURES.items()):
+        values, others = (
+            [measure(q.entries, [hit.entry.id for hit in ones[q.id]], k) for q in questions]
+            for ones in (hits, found["hybrid"])
+        )
+        table[f"{name}@{k}"] = interval(values, groups) | {"difference_to_hybrid": difference(values, others, groups)}
+    return table
+
+
 def answer_table(
     questions: Sequence[Question],
     said: Mapping[str, Sequence[str]],
@@ -711,6 +734,9 @@ def main() -> int:
         ),
         "controls": controls(entries, names, quotes["hybrid"], quoting["hybrid"], test),
         "parts": {"tune": part_accuracy(tune), "test": part_accuracy(test)},
+        "graph_with_all_parts": with_all_parts(
+            made["graph"]["with_all_parts"]["settings"], entries, settings, test, found
+        ),
     }
     save(given.out, content)
     if not given.retrieval_only:

@@ -1,12 +1,13 @@
-"""Tune a small model's prompt on half of the knowledge base's questions, and test it once on the other half.
+"""Tune a small model's prompt on some questions, and test it once on others.
 
-    python benchmarks/prompt_tuning.py [--task findings] [--out data/results/prompt_tuning.json] [--work out/...]
+    python benchmarks/prompt_tuning.py [--task scope] [--out data/results/prompt_tuning.json] [--work out/...]
 
-Two tasks: "findings" (which of the findings that retrieval offers is a question about?) and "answers" (answer it from
-retrieved lines; it was tried too, and its result is not published). Only questions are used whose gold entry is
-offered, or whose gold facts stand in the lines: on the others no prompt can help. Those of the tune half are split
-again: examples come from one part, the other scores candidates. What was retrieved, the answers and the tuned program
-are kept in the working folder, so that a run that was stopped goes on.
+Three tasks: "scope" (what is a question to the chat about: the recording, ECGs in general, something else?),
+"findings" (which of the findings that retrieval offers is a question about?) and "answers" (answer it from retrieved
+lines; it was tried first, and its result is not published). Of the knowledge base's questions only those are used whose
+gold entry is offered, or whose gold facts stand in the lines: on the others no prompt can help. Examples come from one
+part of the questions, another scores candidates. What was retrieved, the answers and the tuned program are kept in the
+working folder, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import dspy
 import torch
 
 from ecgchat_lib.chat.language_model import LanguageModel, load_language_model
+from ecgchat_lib.chat.scope import read_questions, scopes_of
 from ecgchat_lib.course.provenance import (
     device,
     git_commit,
@@ -61,6 +63,7 @@ from ecgchat_lib.knowledge.tuning import (
 from ecgchat_lib.paths import data_folder, output_folder, project_root
 
 SEED = 7
+MODEL = "SmolLM2-135M-Instruct"  # the built-in language model, without an adapter
 TOP, LINES = 3, 5  # entries and their lines that are shown
 
 
@@ -75,7 +78,7 @@ class Task:
         baseline: the instruction to begin with.
         instructions: others to try.
         most_tokens: of an answer.
-        share: of the tune half that examples are taken from.
+        share: of the tune half that examples are taken from; "scope" has parts of its own.
         search: numbers for `tune`.
         out: name of the result.
     """
@@ -91,7 +94,24 @@ class Task:
     out: str
 
 
+SCOPES = {"ecg": "this recording", "knowledge": "ECGs in general", "outside": "something else"}
+OF_EACH = {"train": 30, "validation": 30, "test": 42}  # questions of each scope: as many as the rarest has in the test
 TASKS = {
+    "scope": Task(
+        "whether a question to the chat is about the recording, ECGs in general, or something else, said by a small "
+        "language model",
+        "question -> answer",
+        names_the_finding,
+        "Say what the question is about. Answer with one of: this recording, ECGs in general, something else.",
+        (
+            "A patient's electrocardiogram lies on the table. Sort the question: this recording (what can be read from "
+            "this patient's ECG), ECGs in general (textbook knowledge), or something else (not about ECGs).",
+        ),
+        8,
+        0.0,
+        {"candidates": 8, "examples": 3, "labeled": 9},
+        "prompt_tuning.json",
+    ),
     "findings": Task(
         "which of the findings that retrieval offers a question is about, named by a small language model",
         "question, findings -> answer",
@@ -101,7 +121,7 @@ TASKS = {
         16,
         0.6,
         {"candidates": 2, "examples": 4, "labeled": 6},
-        "prompt_tuning.json",
+        "prompt_tuning_findings.json",
     ),
     "answers": Task(
         "answers of a small language model from retrieved lines",
@@ -161,6 +181,33 @@ def write_json(path: Path, content: Any) -> None:
     os.replace(partial, path)
 
 
+def scope_examples(split: str) -> tuple[list[Any], int]:
+    """Return `OF_EACH` questions of each scope out of one split of the chat's collection, mixed, and its size."""
+    asked = [one for one in read_questions() if one.kind in SCOPES and one.split == split and not one.after]
+    draw, made = random.Random(SEED), []
+    for kind, answer in SCOPES.items():
+        texts = sorted(one.text for one in asked if one.kind == kind)
+        for text in draw.sample(texts, min(OF_EACH[split], len(texts))):
+            row = {"question": text, "answer": answer, "findings": "\n".join(SCOPES.values()), "right": [answer]}
+            made.append(dspy.Example(row | {"id": text}).with_inputs("question"))
+    draw.shuffle(made)
+    return made, len(asked)
+
+
+def parts_for(task: Task, name: str, work: Path) -> tuple[list[Any], list[Any], list[Any], dict[str, Any]]:
+    """Return the questions that examples come from, those that score candidates, those to test on, and their counts."""
+    if name == "scope":
+        found = {split: scope_examples(split) for split in OF_EACH}
+        counts = {split: {"used": len(used), "all": everything} for split, (used, everything) in found.items()}
+        return found["train"][0], found["validation"][0], found["test"][0], counts
+    tuning, tune_all = examples_of(name, "tune", work)
+    testing, test_all = examples_of(name, "test", work)
+    order = random.Random(SEED).sample(tuning, len(tuning))
+    cut = round(task.share * len(order))
+    counts = {"tune": {"used": len(tuning), "all": tune_all}, "test": {"used": len(testing), "all": test_all}}
+    return order[:cut], order[cut:], testing, counts
+
+
 def examples_of(name: str, split: str, work: Path) -> tuple[list[Any], int]:
     """Return the split's questions that the task can use, and how many it has in all."""
     path = work / f"{split}.json"
@@ -176,16 +223,14 @@ def examples_of(name: str, split: str, work: Path) -> tuple[list[Any], int]:
     return [dspy.Example(row).with_inputs(*inputs) for row in content["usable"]], content["all"]
 
 
-def tuned_program(task: Task, lm: KeptLM, tuning: list[Any], work: Path) -> Tuned:
+def tuned_program(task: Task, lm: KeptLM, train: list[Any], validation: list[Any], work: Path) -> Tuned:
     """Return the tuned program, from the working folder if it is there."""
     path = work / "tuned.json"
     if not path.is_file():
-        order = random.Random(SEED).sample(tuning, len(tuning))
-        cut = round(task.share * len(order))
         found = tune(
             make_program(task.baseline, task.fields),
-            order[:cut],
-            order[cut:],
+            train,
+            validation,
             task.metric,
             lm,
             instructions=task.instructions,
@@ -202,7 +247,7 @@ def tested(task: Task, program: Any, questions: list[Any], lm: KeptLM) -> dict[s
     """Return a program's answers to the test questions, what they are worth, and what they cost."""
     before = Cost(**asdict(lm.cost))
     rows = evaluate(program, questions, task.metric, lm)
-    groups = [group_of()[question.id] for question, *_ in rows]
+    groups = [group_of().get(question.id, question.id) for question, *_ in rows]
     right = [score for *_, score in rows]
     shown = [(answer, question.passages) for question, answer, _ in rows if "passages" in question]
     support = [faithfulness(answer, [passages]) for answer, passages in shown]
@@ -220,7 +265,7 @@ def tested(task: Task, program: Any, questions: list[Any], lm: KeptLM) -> dict[s
 
 @cache
 def group_of() -> dict[str, str]:
-    """Return id → group of all questions: those of one group are about the same entries, and drawn together."""
+    """Return id → group of the base's questions: those of one group are about the same entries, and drawn together."""
     return {question.id: question.group for question in load_questions()}
 
 
@@ -272,6 +317,13 @@ def by_retrieval(testing: list[Any]) -> dict[str, Any]:
     return {"correct": mean_interval(right, groups=[group_of()[one.id] for one in testing], seed=SEED).as_dict()}
 
 
+def by_rules(testing: list[Any]) -> dict[str, Any]:
+    """Return how often the chat's own way to tell (rules and a regression on MiniLM's embeddings) is right."""
+    found = scopes_of([one.question for one in testing])
+    right = [float(SCOPES.get(scope.kind) == one.answer) for scope, one in zip(found, testing, strict=True)]
+    return {"correct": mean_interval(right, seed=SEED).as_dict()}
+
+
 def stamp(loaded: LanguageModel, load: list[float]) -> dict[str, Any]:
     """Return what made the result."""
     return {
@@ -280,7 +332,7 @@ def stamp(loaded: LanguageModel, load: list[float]) -> dict[str, Any]:
         "knowledge_sha256": knowledge_hash(),
         "device": device(),
         "load_average_before_and_after": load,
-        "model": {"name": loaded.name, "sha256": loaded.sha256, "dtype": "float32"},
+        "model": {"name": MODEL, "sha256": loaded.sha256, "dtype": "float32"},
         "versions": {"dspy": dspy.__version__}
         | {name: version for name, version in versions().items() if name in ("python", "torch", "transformers")},
     }
@@ -289,7 +341,7 @@ def stamp(loaded: LanguageModel, load: list[float]) -> dict[str, Any]:
 def main() -> int:
     """Run everything and write the result; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--task", choices=list(TASKS), default="findings")
+    parser.add_argument("--task", choices=list(TASKS), default="scope")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--work", type=Path)
     given = parser.parse_args()
@@ -307,23 +359,23 @@ def main() -> int:
         shown=[TOP, LINES],
         seed=SEED,
     )
-    tuning, tune_all = examples_of(given.task, "tune", work)
-    testing, test_all = examples_of(given.task, "test", work)
+    train, validation, testing, counts = parts_for(task, given.task, work)
     kept = Kept(LocalWriter(loaded.model, loaded.tokenizer, together=12), work / "answers.jsonl")
-    lm = KeptLM(kept, loaded.name, max_tokens=task.most_tokens)
-    tuned = tuned_program(task, lm, tuning, work)
+    lm = KeptLM(kept, MODEL, max_tokens=task.most_tokens)
+    tuned = tuned_program(task, lm, train, validation, work)
     before = kept.seconds
     results = compared(task, tuned, testing, lm)
+    if given.task != "answers":
+        results["chance"] = chance(testing)
     if given.task == "findings":
-        results |= {"first_of_retrieval": by_retrieval(testing), "chance": chance(testing)}
-    shown = {"entries": TOP} | ({"lines": LINES} if given.task == "answers" else {})
+        results["first_of_retrieval"] = by_retrieval(testing)
+    if given.task == "scope":
+        results["without_a_language_model"] = by_rules(testing)
+    shown = {"scope": {}, "findings": {"entries": TOP}, "answers": {"entries": TOP, "lines": LINES}}[given.task]
     content = {
         "what": task.what + ", before and after prompt tuning",
         "task": given.task,
-        "questions": {
-            "tune": {"used": len(tuning), "all": tune_all},
-            "test": {"used": len(testing), "all": test_all},
-        },
+        "questions": counts,
         "settings": {**shown, "most_tokens": task.most_tokens, "temperature": 0, "seed": SEED, **task.search},
         "tuning": {
             **tuned.about,

@@ -10,7 +10,7 @@ from knowledge_by_hand import entities, leads, louvain, make_graph, modularity, 
 
 from ecgchat_lib.errors import EcgChatError, ParameterError
 from ecgchat_lib.knowledge import graph as library
-from ecgchat_lib.knowledge.entries import load_entries, passage
+from ecgchat_lib.knowledge.entries import load_entries
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def base():
 @pytest.fixture(scope="module")
 def both(base):
     terms = library.load_terms()
-    return library.build_graph(base, terms), make_graph(base, terms, passage)
+    return library.build_graph(base, terms), make_graph(base, terms)
 
 
 def plain(graph):

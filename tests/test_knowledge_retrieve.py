@@ -186,7 +186,7 @@ def test_graph_by_hand(base):
     vectors, terms = Vectors(base, how="parts"), knowledge_graph.load_terms()
     made = GraphRetriever(vectors, seeds=3, mention=0.3, damping=0.4, overview=0.5, opened=2, constant=10)
     question = "How does digoxin change the ST segment, and is that an emergency?"
-    graph = make_graph(base, terms, passage)
+    graph = make_graph(base, terms)
     asked, scores = embed([question])[0], vectors.scores(question)
     near = ranking(scores)[:3]
     named = [node for node in entities(question, base, terms) if node in graph]

@@ -74,13 +74,13 @@ class Quoting:
     hits: int = 3
     front: str = "title"
     lexical: float = 0.2
-    entry: float = 0.2
-    part: float = 0.1
-    number: float = 0.1
-    margin: float = 0.1
+    entry: float = 0.0
+    part: float = 0.2
+    number: float = 0.2
+    margin: float = 0.2
     ratio: float = 0.7
     focus: float = 0.5
-    floor: float = 0.3
+    floor: float = 0.46
 
     def __post_init__(self) -> None:
         if self.front not in FRONTS or self.hits < 1:

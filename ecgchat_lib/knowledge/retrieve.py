@@ -478,17 +478,17 @@ class GraphRetriever:
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "bm25": {"how": "parts", "best": 3, "k1": 0.9, "b": 0.3},
+    "bm25": {"how": "parts", "best": 3, "k1": 0.6, "b": 0.3},
     "vector": {"how": "parts", "best": 2},
-    "hybrid": {"fusion": "scores", "weight": 0.5, "constant": 60.0, "naming": 2.0, "drop_intent": False},
+    "hybrid": {"fusion": "scores", "weight": 1.0, "constant": 60.0, "naming": 2.0, "drop_intent": True},
     "graph": {
         "base": "hybrid",
-        "seeds": 10,
-        "mention": 0.1,
-        "damping": 0.1,
-        "overview": 0.1,
+        "seeds": 5,
+        "mention": 0.0,
+        "damping": 0.25,
+        "overview": 0.0,
         "opened": 3,
-        "constant": 10.0,
+        "constant": 60.0,
     },
 }
 """What the built-in retrievers use: chosen on the questions of the tune half by benchmarks/knowledge.py."""

@@ -20,7 +20,7 @@ COMMUNITY_MARKS = ("o", "s", "^", "D", "v", "P", "X", "h")
 HOW_NAMES = {"bm25": "words (BM25)", "vector": "meaning (vectors)", "hybrid": "both (fusion)", "graph": "graph"}
 MEASURE_NAMES = {
     "context_recall@5": "context recall, first 5",
-    "context_precision@5": "context precision, first 5",
+    "precision@5": "precision, first 5",
     "mrr@5": "reciprocal rank (MRR), first 5",
 }
 Spread = tuple[float, float, float]  # value, lower and upper end of the 95 % interval
@@ -296,18 +296,25 @@ def _bars(axes: Axes, rows: Sequence[tuple[str, Spread | None]], color: str) -> 
 
 
 @figure("14.5", "Recorded answers to the test questions: right by gold facts, and held up by what was shown.")
-def answers(rows: Sequence[tuple[str, Spread, Spread | None]], asked: Mapping[str, int]) -> FigureResult:
+def answers(
+    rows: Sequence[tuple[str, Spread, Spread | None]], asked: Mapping[str, int], bounds: Mapping[str, float]
+) -> FigureResult:
     """Draw two panels of bars with intervals.
 
     Args:
         rows: (who answers, right, faithful to what was shown; None where nothing was shown).
         asked: number of questions, by kind of answer.
+        bounds: what bounds the share of right answers → the share, drawn as lines.
     """
     from matplotlib import pyplot
 
-    drawn, panels = pyplot.subplots(1, 2, figsize=(9.6, 0.34 * len(rows) + 1.0), sharey=True, layout="constrained")
+    drawn, panels = pyplot.subplots(1, 2, figsize=(9.6, 0.34 * len(rows) + 1.3), sharey=True, layout="constrained")
     _bars(panels[0], [(name, right) for name, right, _ in rows], BLUE)
     _bars(panels[1], [(name, faithful) for name, _, faithful in rows], GREEN)
+    for (name, share), style in zip(bounds.items(), (":", "--"), strict=False):
+        panels[0].axvline(share, color=ORANGE, ls=style, lw=1.4, label=name, zorder=0)
+    if bounds:
+        drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     panels[0].set_yticks(range(len(rows)), [name for name, _, _ in rows])
     panels[0].invert_yaxis()
     for axes, title in zip(panels, ("right: all gold facts stated", "faithful: sentences held up"), strict=True):
@@ -318,5 +325,7 @@ def answers(rows: Sequence[tuple[str, Spread, Spread | None]], asked: Mapping[st
         for name, right, faithful in rows
     )
     counted = ", ".join(f"{number} questions {kind}" for kind, number in asked.items())
-    alt = f"Two panels of bars with 95 % intervals ({counted}). {words}."
-    return FigureResult(drawn, alt, {"rows": [list(row) for row in rows], "asked": dict(asked)})
+    lines = "".join(f" Line, {name}: {share:.2f}." for name, share in bounds.items())
+    alt = f"Two panels of bars with 95 % intervals ({counted}). {words}.{lines}"
+    values = {"rows": [list(row) for row in rows], "asked": dict(asked), "bounds": dict(bounds)}
+    return FigureResult(drawn, alt, values)
