@@ -387,14 +387,12 @@ def short(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 TODAY = Condition(labels=LABELS_FORM)
-QUOTE, FINDINGS = "quote 1", NEIGHBOURS_FORM
 SHIPPED_KNOWLEDGE = f"{MOST_KNOWN}x{LONGEST_KNOWN}"
 CHOICES: dict[str, Condition] = {
     "labels reader": replace(TODAY, labels="reader"),
     **{f"labels {form}": replace(TODAY, labels=form) for form in LABELS},
-    f"neighbours synthetic {QUOTE}": replace(TODAY, neighbours=f"synthetic: {QUOTE}"),
-    f"neighbours synthetic {FINDINGS}": replace(TODAY, neighbours=f"synthetic: {FINDINGS}"),
-    f"neighbours real {FINDINGS}": replace(TODAY, neighbours=f"real: {FINDINGS}"),
+    **{f"neighbours synthetic {form}": replace(TODAY, neighbours=f"synthetic: {form}") for form in NEIGHBOURS},
+    "neighbours real findings 3": replace(TODAY, neighbours="real: findings 3"),
     f"knowledge after {SHIPPED_KNOWLEDGE}": replace(TODAY, knowledge=f"after: {SHIPPED_KNOWLEDGE}"),
     f"knowledge before {SHIPPED_KNOWLEDGE}": replace(TODAY, knowledge=f"before: {SHIPPED_KNOWLEDGE}"),
 }
@@ -412,16 +410,18 @@ def choose(bench: Bench, names: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 NOTHING = Condition(tokens=False, measurements=False)
-NEAR, KNOWN = f"synthetic: {FINDINGS}", f"after: {SHIPPED_KNOWLEDGE}"
+NEAR, KNOWN = f"synthetic: {NEIGHBOURS_FORM}", f"after: {SHIPPED_KNOWLEDGE}"
 ALL = Condition(labels=LABELS_FORM, neighbours=NEAR, knowledge=KNOWN)
 CORE: dict[str, Condition] = {
     "none": NOTHING,
     "tokens": replace(NOTHING, tokens=True),
     "labels": replace(NOTHING, labels=LABELS_FORM),
+    "labels, the classifier's": replace(NOTHING, labels="prompt"),
     "measurements": replace(NOTHING, measurements=True),
     "neighbours": replace(NOTHING, neighbours=NEAR),
     "neighbours, real": replace(NOTHING, neighbours=NEAR.replace("synthetic", "real")),
     "tokens+labels+measurements": TODAY,
+    "tokens+the classifier's labels+measurements": replace(TODAY, labels="prompt"),
     "all but knowledge": replace(ALL, knowledge=""),
 }
 WITH_KNOWLEDGE: dict[str, Condition] = {

@@ -302,7 +302,7 @@ def mcnemar(one: int, other: int) -> float:
     """
     both = one + other
     tail = sum(math.comb(both, k) for k in range(min(one, other) + 1)) / 2**both
-    return round(min(1.0, 2 * tail), 4)
+    return float(f"{min(1.0, 2 * tail):.2g}")
 
 
 def chance(testing: list[Any]) -> float:
