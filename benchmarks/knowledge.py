@@ -92,6 +92,7 @@ GLOBAL = [
     (3, 0.0, 60.0),
     *itertools.product((1, 3), (0.05, 0.1, 0.25, 0.5), (10.0, 60.0)),
 ]  # opened, overview, constant
+BEGIN = Quoting(lexical=0.2, entry=0.2, part=0.1, number=0.1, margin=0.1, ratio=0.7, focus=0.5, floor=-1.0)
 Search = Callable[[Question], Sequence[str]]
 
 
@@ -333,9 +334,8 @@ def choose_quote(quotes: Quotes, tune: Sequence[Question]) -> dict[str, Any]:
         return max(grid, key=lambda how: (round(float(worth(how, rows).mean()), 9), tuple(-x for x in simplicity(how))))
 
     def search(rows: np.ndarray) -> Quoting:
-        return best(extent_grid(best(weight_grid(begin), rows)), rows)
+        return best(extent_grid(best(weight_grid(BEGIN), rows)), rows)
 
-    begin = replace(QUOTING, floor=-1.0)
     groups = sorted({q.group for q in tune})
     random.Random(SEED).shuffle(groups)
     fold = np.array([groups.index(q.group) % FOLDS for q in tune])
