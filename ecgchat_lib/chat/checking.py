@@ -2,8 +2,8 @@
 
 It reads what is stated ("heart rate of 75", "first-degree AV block", "atrial fibrillation") and compares it with what
 was measured and with what the diagnosis-driven classifier says. The classifier is often wrong itself, so that it
-contradicts only where it is sure, by margins that are set by judgment so far; `benchmarks/grounding.py` counts how
-often right answers are marked all the same. Silence is no proof that an answer is right, and what can't be judged is
+contradicts only where it is sure, by margins that `benchmarks/grounding.py` chose; it counts how often right answers
+are marked all the same. Silence is no proof that an answer is right, and what can't be judged is
 named by `unchecked`. Taught in: 13 §3.
 """
 

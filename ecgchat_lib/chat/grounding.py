@@ -28,7 +28,7 @@ GROUNDING = ("tokens", "labels", "measurements", "neighbours", "knowledge")
 DEFAULT = frozenset({"tokens", "labels", "measurements"})
 SIGNS, SIMILAR, KNOWN = "Signs: ", "Similar ECG: ", "Knowledge: "
 LABELS_FORM = "reader"  # the chat mini's own reader writes its line; or one of `LABELS`
-# One of `NEIGHBOURS`. Whole reports did no harm that was measurable and would let strangers' sentences into the prompt.
+# One of `NEIGHBOURS`. Whole reports were not measurably better, and let strangers' sentences into the prompt.
 NEIGHBOURS_FORM = "findings 3"
 LONGEST_TALK, MOST_NAMED = 5000, 8  # characters searched for names of findings, and statements listed for them
 LONGEST_LINE = 400  # characters of a line that quotes something
