@@ -89,7 +89,7 @@ def read_any(
         ParameterError: something is missing, or given though the file says it itself.
         MissingPartError: the package for this kind of file isn't installed.
     """
-    kind = _kind(Path(path))
+    kind = file_kind(Path(path))
     if kind in ("WFDB", "EDF", "DICOM"):
         given = [name for name, value in (("fs", fs), ("leads", leads), ("unit", unit)) if value is not None]
         if given:
@@ -114,8 +114,8 @@ def read_any(
         return _assemble(path, found, allow_missing)
 
 
-def _kind(path: Path) -> str:
-    """Return what kind of file it is: by its extension, else by its first bytes, else WFDB."""
+def file_kind(path: Path) -> str:
+    """Return what kind of file it is, such as "csv" or "DICOM": by its extension, else its first bytes, else "WFDB"."""
     suffix = path.suffix.lower()
     if suffix in _KINDS:
         return _KINDS[suffix]

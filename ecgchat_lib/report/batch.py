@@ -130,11 +130,11 @@ def find_recordings(folder: Path) -> list[Path]:
 
 
 def _is_recording(path: Path) -> bool:
-    from ecgchat_lib.ecg.formats import _kind
+    from ecgchat_lib.ecg.formats import file_kind
 
     if not path.is_file():
         return False
-    kind = _kind(path)
+    kind = file_kind(path)
     if kind == "WFDB":
         return path.suffix.lower() == ".hea"
     return kind != "csv" or _names_leads(path)
