@@ -974,8 +974,8 @@ else:
 # %% [markdown]
 # A quote is faithful by construction. How often it is right has two bounds. Below: what the quotes of *other* questions
 # score by luck, since some facts are said everywhere. Above: the same rules of quoting with the gold entries given,
-# so that what is missing there is no fault of the search. Whether a model that writes does better isn't measured where
-# no *written* row stands.
+# so that what is missing there is no fault of the search. The small model that writes from such lines is right less
+# often than the lines themselves, and without lines hardly ever.
 #
 # ## 8. Tuning a prompt
 #
