@@ -23,6 +23,7 @@ MEASURE_NAMES = {
     "precision@5": "precision, first 5",
     "mrr@5": "reciprocal rank (MRR), first 5",
 }
+STRONG = 2.0  # weight from which on an edge between communities is drawn
 Spread = tuple[float, float, float]  # value, lower and upper end of the 95 % interval
 
 
@@ -131,6 +132,8 @@ def graph(
     drawn, axes = pyplot.subplots(figsize=(9.6, 6.4), layout="constrained")
     for one, other, weight in _edges(near):
         inside = home[one] == home[other]
+        if not inside and weight < STRONG:
+            continue
         color = COMMUNITY_COLORS[home[one] % 8] if inside else GRAY
         ends, alpha = np.array([place[one], place[other]]), 0.4 if inside else 0.12
         axes.plot(*ends.T, color=color, lw=0.5 + 0.3 * weight, alpha=alpha, zorder=1)
@@ -169,7 +172,10 @@ def graph(
         for group, names in zip(groups, central, strict=True)
         if names
     )
-    alt = f"{len(home)} entries as marks, joined where one names the other, in {len(groups)} communities: {words}."
+    alt = (
+        f"{len(home)} entries as marks in {len(groups)} communities, joined where one names the other (in different "
+        f"communities where it is named twice): {words}."
+    )
     return FigureResult(drawn, alt, {"home": home, "edges": len(list(_edges(near)))})
 
 
