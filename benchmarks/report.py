@@ -1,6 +1,9 @@
 """Count what hostile texts do to a report, and time and weigh reports.
 
-    python benchmarks/report.py [--repeats 3] [--out data/results/report.json]
+    python benchmarks/report.py [--only STEP ...] [--repeats 3] [--out data/results/report.json]
+
+Four steps: hostile, memory, latex, time. With --only, what --out holds of the other steps is kept if it is of the same
+state of the library.
 
 Hostile: each text of `tests/report_hostile.py` is put into each field that isn't this project's own, one field at a
 time. Counted for each field are the PDFs of one page, those that are refused because the text doesn't fit, those whose
@@ -278,6 +281,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3, help="times that each recording is reported on")
     parser.add_argument("--batch", type=int, default=60, help="reports of the batch whose memory is weighed")
     parser.add_argument("--note", default="", help="what else the machine did")
+    parser.add_argument("--only", action="append", choices=("hostile", "memory", "latex", "time"))
     options = parser.parse_args()
     steps: dict[str, Callable[[], dict[str, Any]]] = {
         "hostile": count_hostile,
@@ -286,7 +290,13 @@ def main() -> int:
         "time": lambda: time_reports(options.repeats),
     }
     content: dict[str, Any] = {"what": "reports: hostile texts counted, time beyond the model's, memory of a batch"}
+    if options.only and options.out.is_file():
+        before = json.loads(options.out.read_text(encoding="utf-8"))
+        if before["stamp"]["library_sha256"] == library_hash():
+            content |= {name: before[name] for name in steps if name in before}
     for name, step in steps.items():
+        if options.only and name not in options.only:
+            continue
         content[name] = step()
         print(name, json.dumps(content[name]))
     content |= {
