@@ -37,7 +37,7 @@ ENTRY_OF_FLAG: Mapping[tuple[str, str], str] = {
 }
 # An entry's `codes` name every statement that can be a sign of it, so that one statement leads to several entries. Here
 # is the one that is about the statement itself. Left out is what is too vague (SVARR, EL, 2AVB, PRC(S)), or less than
-# an entry says: an injury current is no infarction, high voltage no hypertrophy, and AFLT is a flutter of either kind.
+# an entry says: high voltage is no hypertrophy, and AFLT is a flutter of either kind.
 _CODES_OF_ENTRY: Mapping[str, str] = {
     "anterior-infarction": "AMI ASMI ALMI",
     "inferior-infarction": "IMI ILMI IPMI IPLMI",
