@@ -152,7 +152,7 @@ def _pdf(report: Report, text: str) -> tuple[int, bool, int]:
             pages = len(document)
             page = squeezed("".join(page.get_textpage().get_text_bounded() for page in document))
         # A page that would overflow shows less of a long text, and says so.
-        limits = {NAME_LIMIT, *(limit for _, *both in FITS for limit in both)}
+        limits = {NAME_LIMIT, *(limit for _, *both, _ in FITS for limit in both)}
         wanted = (
             expected(text, lambda c: escaping._one(c) is not None, one, escaping._LONGEST_CODES) for one in limits
         )

@@ -16,13 +16,17 @@ import pytest
 from test_knowledge import measured
 from test_report_sections import GOOD, recording
 
+from ecgchat_lib.ecg.measure import measure
+from ecgchat_lib.ecg.paper import describe
+from ecgchat_lib.ecg.quality import judge
 from ecgchat_lib.ecg.recording import read_recording
 from ecgchat_lib.errors import EcgChatError, MissingPartError, ParameterError
+from ecgchat_lib.evaluate.classifier import Reading
 from ecgchat_lib.paths import data_folder
 from ecgchat_lib.report import escaping, latex
 from ecgchat_lib.report.latex import Engine, compile_pdf, find_engines, render_latex
 from ecgchat_lib.report.picture import page_picture
-from ecgchat_lib.report.sections import QUESTIONS, PatientDetails, build_report
+from ecgchat_lib.report.sections import QUESTIONS, ModelAnswer, PatientDetails, build_report
 from ecgchat_lib.report.write import ask_for_report, make_report, write_report
 
 MEASURED = dict(heart_rate_bpm=98, rr_ms=612, pr_ms=210, qrs_ms=136, qt_ms=392, qtc_ms=501, axis_deg=-41, r_mv=0.8)
@@ -90,6 +94,26 @@ def test_each_real_recording_gives_one_page(tmp_path, header):
     for words in ("6Recommendations", "Notamedicaldevice", "SAIDBYTHEMODEL", "smalllanguagemodel", header.stem):
         assert words in text
     assert "Contradictsthemeasurements" in text
+
+
+def test_many_findings_give_one_page_that_names_those_without_advice(tmp_path):
+    sample = read_recording(next(path for path in REAL if path.stem == "A0004"))
+    quality, measurements = judge(sample), measure(sample)
+    present = {"AFIB": 0.94, "PVC": 0.4, "ABQRS": 0.3, "IVCD": 0.09, "CLBBB": 0.05}
+    answers = [ModelAnswer(section, question, "It is an abnormal ECG. " * 9) for section, question in QUESTIONS]
+    report = build_report(
+        sample,
+        measurements,
+        quality,
+        answers,
+        description=describe(sample, measurements, quality=quality),
+        reading=Reading(present, tuple(present)),
+    )
+    pdf = write_report(sample, tmp_path / "r.pdf", report=report)
+    assert pages(pdf) == 1
+    text = text_of(pdf)
+    assert "more.QTc(Bazett)476ms:prolonged;" in text or "more.atrialfibrillation;" in text
+    assert "ventricularprematurecomplex;" in text
 
 
 def test_the_same_report_gives_the_same_bytes(tmp_path):

@@ -19,7 +19,15 @@ from ecgchat_lib.paths import data_folder
 from ecgchat_lib.report import advice
 from ecgchat_lib.report.advice import ENTRY_OF_CODE, ENTRY_OF_FLAG
 from ecgchat_lib.report.markdown import report_markdown
-from ecgchat_lib.report.sections import NOT_RECORDED, QUESTIONS, TITLES, ModelAnswer, PatientDetails, build_report
+from ecgchat_lib.report.sections import (
+    NOT_RECORDED,
+    QUESTIONS,
+    TITLES,
+    ModelAnswer,
+    PatientDetails,
+    build_report,
+    with_less_advice,
+)
 from ecgchat_lib.report.write import make_report
 
 GOOD = Quality(usable=True, warnings=())
@@ -250,6 +258,23 @@ def test_what_comes_next_is_from_the_knowledge_base_with_its_source():
 
 def advised(report):
     return [entry for entry in report.section("Recommendations").entries if entry.origin == "knowledge"]
+
+
+def test_less_advice_still_names_the_findings():
+    present = {"AFIB": 0.9, "PVC": 0.8, "CRBBB": 0.7, "LAFB": 0.6, "SBRAD": 0.5, "IVCD": 0.4}
+    report = build_report(recording(), measured(qtc_ms=500), GOOD, reading=Reading(present, tuple(present)))
+    whole = advised(report)
+    assert [entry.label for entry in whole][-1] == "2 more"
+    assert with_less_advice(report, 5) is report
+    fewer = with_less_advice(report, 2)
+    assert advised(fewer)[:2] == whole[:2]
+    last = advised(fewer)[2]
+    assert last.label == "5 more"
+    assert last.text.startswith("ventricular premature complex; ")
+    assert last.text.endswith(f"; {whole[-1].text}")
+    others = [entry for entry in report.section("Recommendations").entries if entry not in whole]
+    assert [entry for entry in fewer.section("Recommendations").entries if entry in others] == others
+    assert [entry.label for entry in advised(with_less_advice(build_report(recording(), measured(), GOOD), 1))] == []
 
 
 def test_no_finding_is_called_harmless():

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ecgchat_lib.ecg.quality import Quality
     from ecgchat_lib.evaluate.classifier import Reading
 
+_MORE = "more"  # what the label of the line ends with that names what there was no room for
 TITLES = (
     "Patient Information",
     "Medical History",
@@ -186,7 +187,7 @@ def build_report(
         for one in advice
     ]
     if more:
-        lines.append(Entry(f"{len(more)} more", f"{'; '.join(more)}.", "knowledge"))
+        lines.append(_more(more))
     sections = (
         _patient_information(who, person),
         _medical_history(recording, who),
@@ -208,6 +209,24 @@ def build_report(
         contradicted=sum(len(found.against(answer)) for answer in answers),
         abstained=sum(answer.abstained for answer in answers),
     )
+
+
+def _more(names: Sequence[str]) -> Entry:
+    """Return the line that names the findings that no advice is given for."""
+    return Entry(f"{len(names)} {_MORE}", f"{'; '.join(names)}.", "knowledge")
+
+
+def with_less_advice(report: Report, most: int) -> Report:
+    """Return the report with at most `most` lines of advice; the findings of the others are named in the last line."""
+    last = report.sections[-1]
+    lines = [entry for entry in last.entries if entry.origin == "knowledge"]
+    named = lines.pop().text.rstrip(".").split("; ") if lines and lines[-1].label.endswith(f" {_MORE}") else []
+    if len(lines) <= most:
+        return report
+    names = [entry.label.partition(" \u2014 ")[0] for entry in lines[most:]] + named
+    others = [entry for entry in last.entries if entry.origin != "knowledge"]
+    fewer = replace(last, entries=(*others, *lines[:most], _more(names)))
+    return replace(report, sections=(*report.sections[:-1], fewer))
 
 
 @dataclass(frozen=True)

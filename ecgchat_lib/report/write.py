@@ -16,7 +16,7 @@ from ecgchat_lib.ecg.measure import measure
 from ecgchat_lib.ecg.paper import describe
 from ecgchat_lib.ecg.quality import judge
 from ecgchat_lib.errors import EcgChatError, ParameterError
-from ecgchat_lib.report.advice import how_often_right
+from ecgchat_lib.report.advice import MOST, how_often_right
 from ecgchat_lib.report.escaping import shorten
 from ecgchat_lib.report.html import report_html
 from ecgchat_lib.report.latex import Engine, compile_pdf, find_engines, move_into_place, render_latex
@@ -31,6 +31,7 @@ from ecgchat_lib.report.sections import (
     PatientDetails,
     Report,
     build_report,
+    with_less_advice,
     withheld,
 )
 
@@ -41,8 +42,18 @@ if TYPE_CHECKING:
 Kind = Literal["pdf", "html", "md"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 # Tried in turn until the report is one page: the tracing's least height in mm, characters of a text by a file or a
-# model, and of what is told of the patient. The medication is never cut.
-FITS = ((56, 700, 4000), (56, 350, 4000), (54, 200, 4000), (40, 80, 4000), (40, 80, 1000), (40, 80, 300), (40, 80, 80))
+# model, characters of what is told of the patient, and lines of advice. The medication is never cut.
+FITS = (
+    (56, 700, 4000, MOST),
+    (56, 350, 4000, MOST),
+    (54, 200, 4000, MOST),
+    (48, 200, 4000, 4),
+    (46, 200, 4000, 3),
+    (40, 80, 4000, 2),
+    (40, 80, 1000, 1),
+    (40, 80, 300, 1),
+    (40, 80, 80, 1),
+)
 _MOST_MEDICATION = 4000  # characters; more is no list of drugs, and fits on no page
 
 
@@ -208,8 +219,9 @@ def _one_page(
     if any(entry.label == MEDICATION and len(entry.text) > _MOST_MEDICATION for entry in history):
         return None
     save_tracing(recording, tracing)
-    for least, limit, patient in FITS:
-        source = render_latex(content, tracing=tracing.name, least_mm=least, text_limit=limit, patient_limit=patient)
+    for least, limit, patient, advice in FITS:
+        less = with_less_advice(content, advice)
+        source = render_latex(less, tracing=tracing.name, least_mm=least, text_limit=limit, patient_limit=patient)
         if compile_pdf(source, made, files={tracing.name: tracing}, engines=engines, seconds=seconds) == 1:
             return made
     return None
